@@ -1,0 +1,146 @@
+// The operations a model needs, implemented once per kind of device (cpu/, cuda/), and the pure facts that planning needs.
+// Models never call a Backend: they call Ops, which checks shapes and owns scratch memory. Nothing here checks its arguments.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "backend/batch.h"
+#include "backend/sample_batch.h"
+#include "backend/weight.h"
+#include "core/tensor.h"
+
+namespace pagoda {
+
+/// Shape of one layer's paged keys and values. How they lie inside a block is the backend's secret; their size is not:
+/// a block of one layer takes 2 * kv_heads * block_size * head_dim * dtype_bytes(dtype) bytes.
+struct KvLayout {
+  DType dtype = DType::bf16;  ///< bf16 or f32
+  int block_size = 16;        ///< tokens per block, a power of two
+  int kv_heads = 0;
+  int head_dim = 0;
+
+  size_t block_bytes() const {
+    return size_t{2} * static_cast<size_t>(kv_heads) * static_cast<size_t>(block_size) * static_cast<size_t>(head_dim) * dtype_bytes(dtype);
+  }
+};
+
+/// One layer's part of the KV cache: num_blocks blocks of layout.block_bytes() each, contiguous.
+struct KvLayer {
+  void* data = nullptr;
+  KvLayout layout;
+};
+
+enum class Activation : uint8_t { silu, gelu_tanh, gelu };
+
+/// Prepares one layer's fused projection: optional per-head RMS norm of q and k, rotary embedding (half-split pairs i, i + rotary_dim/2),
+/// then stores k and v in the cache.
+struct RopeStoreArgs {
+  int num_heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int rotary_dim = 0;                  ///< leading part of the head that is rotated; 0 = none
+  const float* cos_sin = nullptr;      ///< [max_position, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines
+  const float* q_norm = nullptr;       ///< [head_dim] or null
+  const float* k_norm = nullptr;       ///< [head_dim] or null
+  float norm_eps = 0;
+};
+
+struct AttentionArgs {
+  int num_heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  float scale = 1;    ///< factor of q·k
+  int window = 0;     ///< sliding window: a query at position p sees keys in (p - window, p]; 0 = all of [0, p]
+  float soft_cap = 0; ///< score = cap * tanh(score / cap); 0 = off
+};
+
+/// What the memory planner must know of a backend without creating one. All functions are pure.
+struct BackendTraits {
+  const char* name;
+  DType activation_dtype;  ///< type of activations between operations
+  /// Bytes of the packed form of stacked parts.
+  size_t (*packed_bytes)(std::span<const WeightPart> parts);
+  /// Scratch bytes that one linear of `num_tokens` rows needs. `formats` are the weight's part formats.
+  size_t (*linear_workspace)(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats);
+  /// Scratch bytes of one paged_attention.
+  size_t (*attention_workspace)(int64_t num_tokens, int64_t max_context, const AttentionArgs& args);
+};
+
+struct DeviceInfo {
+  std::string name;             ///< "AMD EPYC 9R14" or the GPU's name
+  std::string isa;              ///< "avx512", "avx2", "portable" or "sm_90"
+  int num_threads = 0;          ///< compute threads; 0 on a GPU
+  size_t total_bytes = 0;       ///< memory of the device (of the cgroup, if smaller)
+  size_t available_bytes = 0;   ///< what is free now
+};
+
+/// Device memory, freed with the object. Contents are undefined until written; large CPU buffers are untouched pages.
+using Buffer = std::shared_ptr<void>;
+
+/// One device. Calls come from the engine thread only. Operations may return before they are done; `download` waits.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const BackendTraits& traits() const = 0;
+  virtual const DeviceInfo& device() const = 0;
+
+  /// 64-byte aligned. Throws DeviceError naming the size when the device has no room.
+  virtual Buffer allocate(size_t bytes) = 0;
+  virtual void upload(void* device, const void* host, size_t bytes) = 0;
+  virtual void download(void* host, const void* device, size_t bytes) = 0;
+
+  /// Runs `body`; a device with graphs may record it under `key` (equal keys: same operations on the same addresses) and replay it.
+  virtual void run_captured(uint64_t key, const std::function<void()>& body) = 0;
+
+  /// Stacks and repacks stored rows into one matrix.
+  virtual Weight pack(std::span<const WeightPart> parts) = 0;
+
+  // Below: T tokens, H hidden, "act" = traits().activation_dtype. Shapes are row-major; rows may be strided where a Tensor is taken.
+
+  /// out[T, H] = rows `ids` of table, dequantised.
+  virtual void embed(const Tensor& out, const Weight& table, const int32_t* ids) = 0;
+  /// out[T, H] = x / sqrt(mean(x^2) + eps) * weight[H] (f32).
+  virtual void rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) = 0;
+  /// residual += x; out = rms_norm(residual).
+  virtual void add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) = 0;
+  /// out[T, rows] = x[T, cols] * weight^T + bias[rows] (f32 or null). `out` is act or f32. One output element is reduced in an order that
+  /// depends on neither T nor the thread count.
+  virtual void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) = 0;
+  /// qkv[T, (num_heads + 2 * kv_heads) * head_dim] holds q | k | v; q is left normed and rotated in place. Slot -1 is not stored.
+  virtual void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) = 0;
+  /// out[T, num_heads * head_dim] = causal softmax attention of q (same shape, strided) over the paged cache, in an order that depends only
+  /// on the query's own position.
+  virtual void paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch,
+                               void* workspace) = 0;
+  /// out[T, I] = activation(gate) * up with gate | up = gate_up[T, 2I].
+  virtual void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) = 0;
+  /// out[R, H] = rows `rows` of x.
+  virtual void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) = 0;
+  /// Samples every row of logits[R, vocab] (f32; may be overwritten). Waits for the result.
+  virtual void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) = 0;
+};
+
+struct CpuOptions {
+  int num_threads = 0;        ///< 0 = usable physical cores
+  std::string isa = "auto";   ///< auto | avx512 | avx2 | portable; a forced ISA the machine lacks is an InvalidArgument
+};
+
+/// The planning facts of the CPU backend.
+const BackendTraits& cpu_traits();
+/// The CPU's memory and cores, seen without creating a backend.
+DeviceInfo cpu_device_info(const CpuOptions& options);
+/// Throws InvalidArgument for options the machine cannot meet.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+
+/// Whether this build has CUDA kernels (no_cuda.cc says no).
+bool cuda_built();
+/// Throws InvalidArgument "built without CUDA ..." from no_cuda.cc; DeviceError when there is no usable device.
+std::unique_ptr<Backend> make_cuda_backend(int device_index);
+
+}  // namespace pagoda

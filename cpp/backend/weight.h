@@ -1,0 +1,36 @@
+// A weight matrix in a backend's own packed layout. There is one `linear`: the format lives here.
+// The loader describes stored rows with WeightPart; Backend::pack turns a list of parts into one Weight.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/weight_format.h"
+
+namespace pagoda {
+
+/// Rows of one stored tensor, as they lie in the file. Parts of one matrix are stacked in order (q, k, v; gate, up) and share `cols`;
+/// their formats may differ. `data` is null while planning.
+struct WeightPart {
+  WeightFormat format = WeightFormat::f32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  const std::byte* data = nullptr;  ///< row-major, rows weight_row_bytes(format, cols) apart
+  std::vector<int32_t> row_order;   ///< empty, or: packed row i is stored row row_order[i]
+};
+
+/// A packed matrix [rows, cols], immutable, shared by its users (a tied embedding and lm_head are one Weight).
+struct Weight {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  size_t bytes = 0;                        ///< what it occupies in the backend's memory
+  std::vector<WeightFormat> part_formats;  ///< format of each stacked part
+  std::shared_ptr<const void> packed;      ///< the backend's own; null while planning
+
+  explicit operator bool() const { return rows > 0; }
+};
+
+}  // namespace pagoda
