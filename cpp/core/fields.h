@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -63,14 +64,29 @@ void for_each_field(Visit&& visit) {
   std::apply([&](const auto&... rows) { (visit(rows), ...); }, Owner::fields());
 }
 
-/// Checks every numeric member against its row's range. Throws InvalidArgument `top_p must be in (0, 1], got 1.5`.
+template <class T>
+struct is_optional : std::false_type {};
+template <class T>
+struct is_optional<std::optional<T>> : std::true_type {};
+
+/// Throws InvalidArgument unless `value` lies in the row's range.
+template <class Row, class Number>
+void validate_range(const Row& row, Number value) {
+  require(row.range.contains(static_cast<double>(value)), row.name, " must be ", row.range.to_string(), ", got ", value);
+}
+
+/// Checks every numeric member (and every set optional one) against its row's range. Throws InvalidArgument `top_p must be in (0, 1], got 1.5`.
 template <class Owner>
 void validate_ranges(const Owner& owner) {
   for_each_field<Owner>([&](const auto& row) {
     const auto& value = owner.*row.member;
     using Value = std::decay_t<decltype(value)>;
-    if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
-      require(row.range.contains(static_cast<double>(value)), row.name, " must be ", row.range.to_string(), ", got ", value);
+    if constexpr (is_optional<Value>::value) {
+      if constexpr (std::is_arithmetic_v<typename Value::value_type>) {
+        if (value) validate_range(row, *value);
+      }
+    } else if constexpr (std::is_arithmetic_v<Value> && !std::is_same_v<Value, bool>) {
+      validate_range(row, value);
     }
   });
 }
