@@ -20,11 +20,11 @@ struct Range {
   double max = std::numeric_limits<double>::infinity();
   bool open_min = false;
 
-  static Range any() { return {}; }
-  static Range closed(double min, double max) { return {min, max, false}; }
-  static Range left_open(double min, double max) { return {min, max, true}; }
-  static Range at_least(double min) { return {min, std::numeric_limits<double>::infinity(), false}; }
-  static Range above(double min) { return {min, std::numeric_limits<double>::infinity(), true}; }
+  static constexpr Range any() { return {}; }
+  static constexpr Range closed(double min, double max) { return {min, max, false}; }
+  static constexpr Range left_open(double min, double max) { return {min, max, true}; }
+  static constexpr Range at_least(double min) { return {min, std::numeric_limits<double>::infinity(), false}; }
+  static constexpr Range above(double min) { return {min, std::numeric_limits<double>::infinity(), true}; }
 
   /// NaN is in no range; infinity only in a range with an infinite end and only for `any()`.
   bool contains(double value) const {
