@@ -1,0 +1,45 @@
+// Detection of instruction sets through the compiler's cpuid support, which also asks whether the OS saves the registers.
+#include "backend/cpu/isa.h"
+
+#include "core/check.h"
+
+namespace pagoda::cpu {
+
+bool isa_supported(Isa isa) {
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  switch (isa) {
+    case Isa::portable: return true;
+    case Isa::avx2: return avx2;
+    case Isa::avx512:
+      return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+  }
+  return false;
+}
+
+Isa detect_isa() {
+  if (isa_supported(Isa::avx512)) return Isa::avx512;
+  return isa_supported(Isa::avx2) ? Isa::avx2 : Isa::portable;
+}
+
+Isa parse_isa(std::string_view name) {
+  if (name == "auto") return detect_isa();
+  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    if (name != isa_name(isa)) continue;
+    require(isa_supported(isa), "isa ", name, " is not supported by this machine; it supports up to ", isa_name(detect_isa()));
+    return isa;
+  }
+  throw InvalidArgument(str("isa must be one of auto, avx512, avx2, portable, got ", name));
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::portable: return "portable";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+  }
+  return "?";
+}
+
+}  // namespace pagoda::cpu

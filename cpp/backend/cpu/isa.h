@@ -1,0 +1,25 @@
+// The instruction sets that the CPU kernels are compiled for, and which of them this machine can run.
+// Every kernel family has one table of functions per Isa; CpuBackend picks the tables once, when it is made.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace pagoda::cpu {
+
+/// portable: the compiler's baseline. avx2: AVX2, FMA, F16C. avx512: also AVX-512 F, BW, VL, DQ, VNNI, BF16.
+enum class Isa : uint8_t { portable, avx2, avx512 };
+
+/// Whether this machine and its operating system can run code compiled for `isa`.
+bool isa_supported(Isa isa);
+
+/// The widest supported instruction set.
+Isa detect_isa();
+
+/// "auto" is detect_isa(). Throws InvalidArgument for an unknown name or an instruction set that this machine lacks.
+Isa parse_isa(std::string_view name);
+
+/// "portable", "avx2" or "avx512".
+const char* isa_name(Isa isa);
+
+}  // namespace pagoda::cpu
