@@ -9,8 +9,8 @@
 namespace pagoda {
 namespace {
 
-/// How long a thread watches for the next region, or for stragglers, before it sleeps. Longer than the serial stretches between the
-/// regions of one step, far shorter than the time between requests.
+/// How long a thread watches for the next region, or for stragglers, before it sleeps. Longer than the serial stretches between
+/// the regions of one step, far shorter than the time between requests.
 constexpr std::chrono::microseconds kSpin{80};
 
 void pause() {
@@ -27,10 +27,17 @@ ThreadPool::ThreadPool(int num_threads) {
   require(num_threads >= 1, "num_threads must be >= 1, got ", num_threads);
   spins_ = num_threads <= usable_cores();
   workers_.reserve(static_cast<size_t>(num_threads - 1));
-  for (int thread = 1; thread < num_threads; ++thread) workers_.emplace_back([this, thread] { worker_loop(thread); });
+  try {
+    for (int thread = 1; thread < num_threads; ++thread) workers_.emplace_back([this, thread] { worker_loop(thread); });
+  } catch (...) {  // the system refused a thread: end those that run
+    stop();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_.store(true);
   wake_epoch_.fetch_add(1);
   wake_epoch_.notify_all();
@@ -53,16 +60,19 @@ bool ThreadPool::spin_until(const Ready& ready) const {
 }
 
 void ThreadPool::run_region(int64_t num_tasks, Invoke invoke, void* body) {
-  ensure(!running_.exchange(true, std::memory_order_acquire), "ThreadPool::run is not reentrant and takes one caller at a time");
-  if (num_tasks > 0) {
-    invoke_ = invoke;
-    body_ = body;
-    num_tasks_ = num_tasks;
+  ensure(!running_.exchange(true, std::memory_order_acquire),
+         "ThreadPool::run is not reentrant and takes one caller at a time");
+  invoke_ = invoke;
+  body_ = body;
+  num_tasks_ = num_tasks;
+  if (num_tasks == 1 || workers_.empty()) {  // nothing to share: leave the workers alone
+    for (int64_t task = 0; task < num_tasks; ++task) invoke_one(task, 0);
+  } else if (num_tasks > 1) {
     tasks_done_.store(0, std::memory_order_relaxed);
     // Pairs with await_work: a worker counts itself sleeping and then looks for tasks, we publish tasks and then look for
     // sleepers; sequential consistency makes at least one of the two see the other.
     tasks_left_.store(num_tasks, std::memory_order_seq_cst);
-    if (num_tasks > 1 && num_sleeping_.load(std::memory_order_seq_cst) > 0) {
+    if (num_sleeping_.load(std::memory_order_seq_cst) > 0) {
       wake_epoch_.fetch_add(1);
       wake_epoch_.notify_all();
     }
@@ -78,17 +88,21 @@ void ThreadPool::run_region(int64_t num_tasks, Invoke invoke, void* body) {
   if (exception) std::rethrow_exception(std::move(exception));
 }
 
+void ThreadPool::invoke_one(int64_t task, int thread) {
+  try {
+    invoke_(body_, task, thread);
+  } catch (...) {
+    if (!failed_.exchange(true, std::memory_order_relaxed)) exception_ = std::current_exception();
+  }
+}
+
 /// Claims and runs tasks until none is left, then reports them all at once.
 void ThreadPool::work(int thread) {
   int64_t num_done = 0;
   int64_t num_tasks = 0;
   for (int64_t left; (left = tasks_left_.fetch_sub(1, std::memory_order_acquire)) > 0; ++num_done) {
     num_tasks = num_tasks_;
-    try {
-      invoke_(body_, num_tasks - left, thread);
-    } catch (...) {
-      if (!failed_.exchange(true, std::memory_order_relaxed)) exception_ = std::current_exception();
-    }
+    invoke_one(num_tasks - left, thread);
   }
   if (num_done == 0) return;
   const bool last = tasks_done_.fetch_add(num_done, std::memory_order_seq_cst) + num_done == num_tasks;
@@ -98,8 +112,8 @@ void ThreadPool::work(int thread) {
   }
 }
 
-/// Waits until tasks of other threads are reported. A worker that was slow to leave an earlier region may wake us too early, hence
-/// the loop.
+/// Waits until tasks of other threads are reported. A worker that was slow to leave an earlier region may wake us too early,
+/// hence the loop.
 void ThreadPool::await_stragglers(int64_t num_tasks) {
   if (spin_until([&] { return tasks_done_.load(std::memory_order_acquire) == num_tasks; })) return;
   while (true) {

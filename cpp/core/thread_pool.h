@@ -1,5 +1,5 @@
-// A fixed team of threads for the CPU backend's parallel regions: hundreds of regions per step, each some ten microseconds long.
-// Owns its worker threads. The thread that calls run() is one of the team, so a pool of one has no workers.
+// A fixed team of threads for the CPU backend's parallel regions: hundreds of regions per step, each some ten microseconds
+// long. Owns its worker threads. The thread that calls run() is one of the team, so a pool of one has no workers.
 #pragma once
 
 #include <atomic>
@@ -14,7 +14,8 @@
 namespace pagoda {
 
 /// Invariants:
-/// 1. `tasks_left_` > 0 holds exactly while unclaimed tasks exist. Taking a positive value with fetch_sub claims one task of the
+/// 1. `tasks_left_` > 0 holds exactly while unclaimed tasks exist. Taking a positive value with fetch_sub claims one task of
+/// the
 ///    current region, whichever region that is.
 /// 2. A claimed task is reported in `tasks_done_` after its body returned, and run() returns only when all are reported. So the
 ///    region's description (`invoke_`, `body_`, `num_tasks_`) is stable for whoever holds a claim, and a worker that wakes late
@@ -31,15 +32,16 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls `body(int64_t task, int thread)` once for every task in [0, num_tasks), `thread` in [0, num_threads()), no two calls with
-  /// the same `thread` at once, and returns when all have ended. Tasks start in ascending order, on whichever thread is free; the
-  /// caller is thread 0. If bodies throw, the remaining tasks still run and the first exception is rethrown here.
-  /// One region at a time: a call from inside a body, or from a second thread meanwhile, throws InternalError. Allocates nothing.
+  /// Calls `body(int64_t task, int thread)` once for every task in [0, num_tasks), `thread` in [0, num_threads()), no two calls
+  /// with the same `thread` at once, and returns when all have ended. Tasks start in ascending order, on whichever thread is
+  /// free; the caller is thread 0. If bodies throw, the remaining tasks still run and the first exception is rethrown here. One
+  /// region at a time: a call from inside a body, or from a second thread meanwhile, throws InternalError. Allocates nothing.
   template <class F>
   void run(int64_t num_tasks, F&& body) {
     using Body = std::remove_reference_t<F>;
-    run_region(num_tasks, [](void* self, int64_t task, int thread) { (*static_cast<Body*>(self))(task, thread); },
-               const_cast<void*>(static_cast<const void*>(&body)));
+    run_region(
+        num_tasks, [](void* self, int64_t task, int thread) { (*static_cast<Body*>(self))(task, thread); },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
  private:
@@ -47,6 +49,8 @@ class ThreadPool {
 
   void run_region(int64_t num_tasks, Invoke invoke, void* body);
   void work(int thread);
+  void invoke_one(int64_t task, int thread);
+  void stop();
   void worker_loop(int thread);
   bool await_work();
   void await_stragglers(int64_t num_tasks);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <optional>
@@ -27,7 +28,7 @@ std::optional<long long> read_number(const std::string& path) {
 std::vector<int> affinity_cpus() {
   for (int capacity = 1024; capacity <= 1 << 20; capacity *= 2) {
     const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(static_cast<size_t>(capacity)),
-                                                              [](cpu_set_t* p) { CPU_FREE(p); });
+                                                               [](cpu_set_t* p) { CPU_FREE(p); });
     const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(capacity));
     if (!set) break;
     if (sched_getaffinity(0, bytes, set.get()) == 0) {
@@ -67,8 +68,8 @@ bool names_cpu(const std::string& controllers) {
   return false;
 }
 
-/// The tightest quota on the way from this process's cgroups up to their roots. In a container the path in /proc/self/cgroup may
-/// lie outside the mounted tree; its missing directories are passed over and the mounted root is still looked at.
+/// The tightest quota on the way from this process's cgroups up to their roots. In a container the path in /proc/self/cgroup
+/// may lie outside the mounted tree; its missing directories are passed over and the mounted root is still looked at.
 std::optional<long long> cgroup_quota(const std::string& root) {
   std::optional<long long> tightest;
   std::ifstream groups(root + "/proc/self/cgroup");  // lines "id:controllers:path"; v2 has no controllers
@@ -84,7 +85,8 @@ std::optional<long long> cgroup_quota(const std::string& root) {
       const auto quota = quota_of(mount + path);
       if (quota && (!tightest || *quota < *tightest)) tightest = quota;
       if (path.empty()) break;
-      path.erase(std::min(path.rfind('/'), path.size()));
+      const size_t slash = path.rfind('/');
+      path.erase(slash == std::string::npos ? 0 : slash);
     }
   }
   return tightest;
