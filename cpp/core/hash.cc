@@ -1,5 +1,5 @@
-// The 128-bit hash. The state is two 64-bit words; every 16 input bytes pass through `absorb`, which is a bijection of the state for
-// a fixed input and of the input for a fixed state, so no two inputs that differ in one chunk can collide.
+// The 128-bit hash. The state is two 64-bit words; every 16 input bytes pass through `absorb`, which is a bijection of the
+// state for a fixed input and of the input for a fixed state, so no two inputs that differ in one chunk can collide.
 #include "core/hash.h"
 
 #include <bit>
@@ -10,8 +10,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "hashes are defined on little-endian words");
 
-// Odd constants with about as many ones as zeros, taken from the fractional parts of square roots of small primes.
-constexpr uint64_t kSeedHi = 0x6a09e667f3bcc909u;
+// Fractional parts of the square roots of 2, 3, 5 and 7: arbitrary bits; the multipliers are odd.
+constexpr uint64_t kSeedHi = 0x6a09e667f3bcc908u;
 constexpr uint64_t kSeedLo = 0xbb67ae8584caa73bu;
 constexpr uint64_t kMulA = 0x3c6ef372fe94f82bu;
 constexpr uint64_t kMulB = 0xa54ff53a5f1d36f1u;

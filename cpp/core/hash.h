@@ -1,5 +1,5 @@
-// A 128-bit content hash: fast, well mixed, the same on every little-endian machine. Not cryptographic: who must be safe against
-// chosen collisions compares the content too (the prefix cache compares tokens).
+// A 128-bit content hash: fast, well mixed, the same on every little-endian machine. Not cryptographic: who must be safe
+// against chosen collisions compares the content too (the prefix cache compares tokens).
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 // Philox4x32-10, a counter-based random generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 // A draw is a pure function of (key, counter): the samplers key it by the request's seed and count by the token's position, so
-// the same request gives the same numbers alone, in a batch, or after a preemption. Owns nothing; the CUDA twin must agree bit for bit.
+// the same request gives the same numbers alone, in a batch, or after a preemption. Owns nothing; the CUDA twin must agree bit
+// for bit.
 #pragma once
 
 #include <array>
