@@ -1,0 +1,31 @@
+# Decides whether the CUDA kernels are built. AUTO asks for both nvcc and a driver, so that a first build on a machine
+# without a GPU never waits for kernels to compile.
+
+# pagoda_add_cuda(<backend target> <user target>): builds cuda/ and links it into <user target>, or leaves cpp/backend/no_cuda.cc
+# in <backend target>.
+function(pagoda_add_cuda backend user)
+  if(NOT PAGODA_CUDA MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "PAGODA_CUDA must be AUTO, ON or OFF, got '${PAGODA_CUDA}'")
+  endif()
+  find_program(PAGODA_NVCC nvcc PATHS /usr/local/cuda/bin)
+  find_program(PAGODA_NVIDIA_SMI nvidia-smi)
+  if(PAGODA_CUDA STREQUAL "OFF")
+    set(missing "it was switched off")
+  elseif(NOT EXISTS "${PROJECT_SOURCE_DIR}/cuda/CMakeLists.txt")
+    set(missing "this source tree has no CUDA kernels (no folder cuda/)")
+  elseif(NOT PAGODA_NVCC)
+    set(missing "nvcc was not found; install the CUDA toolkit or give -DPAGODA_NVCC=/path/to/nvcc")
+  elseif(PAGODA_CUDA STREQUAL "AUTO" AND NOT PAGODA_NVIDIA_SMI AND NOT EXISTS /proc/driver/nvidia/version)
+    set(missing "no NVIDIA driver was found; PAGODA_CUDA=ON builds the kernels all the same")
+  endif()
+  if(NOT missing)
+    message(STATUS "PAGODA_CUDA=${PAGODA_CUDA}: building the CUDA kernels with ${PAGODA_NVCC}")
+    set_source_files_properties("${PROJECT_SOURCE_DIR}/cpp/backend/no_cuda.cc" PROPERTIES HEADER_FILE_ONLY ON)
+    add_subdirectory("${PROJECT_SOURCE_DIR}/cuda" "${PROJECT_BINARY_DIR}/cuda")
+    target_link_libraries(${user} PUBLIC pagoda_cuda)
+  elseif(PAGODA_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "PAGODA_CUDA=ON, but ${missing}")
+  else()
+    message(STATUS "PAGODA_CUDA=${PAGODA_CUDA}: no CUDA kernels, because ${missing}")
+  endif()
+endfunction()

@@ -1,0 +1,32 @@
+# One library per folder, and the flags of the per-ISA kernel files.
+
+# pagoda_folder(<name> <folders> <linked targets...>): the library pagoda_<name> of all *.cc in <folders>.
+# A folder of headers only becomes an INTERFACE library, so that its users need not know.
+function(pagoda_folder name folders)
+  list(TRANSFORM folders APPEND "/*.cc" OUTPUT_VARIABLE patterns)
+  file(GLOB sources CONFIGURE_DEPENDS ${patterns})
+  if(sources)
+    add_library(pagoda_${name} STATIC ${sources})
+    set(scope PUBLIC)
+  else()
+    add_library(pagoda_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(pagoda_${name} ${scope} "${PROJECT_SOURCE_DIR}/cpp")
+  target_link_libraries(pagoda_${name} ${scope} ${ARGN})
+endfunction()
+
+# pagoda_add_isa_flags(<folder>): x86-64 kernel files are named after the instruction set they are compiled for.
+# Such a file must hold no code that a baseline file could share (tools/check_isa_objects.py), or the linker may pick its copy
+# for machines that cannot run it.
+function(pagoda_add_isa_flags folder)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    return()
+  endif()
+  file(GLOB avx2_sources CONFIGURE_DEPENDS ${folder}/*_avx2.cc)
+  file(GLOB avx512_sources CONFIGURE_DEPENDS ${folder}/*_avx512.cc)
+  set(avx2_flags -mavx2 -mfma -mf16c -mbmi2)
+  set(avx512_flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 ${avx2_flags})
+  set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS "${avx2_flags}")
+  set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS "${avx512_flags}")
+endfunction()
