@@ -27,7 +27,6 @@ from pagoda._core import (
     SamplingParams,
     plan_memory,
 )
-
 from pagoda.config_schema import SECTIONS, ModelSettings, Schema
 from pagoda.config_sources import Entry, FlagValue, SourceReader
 from pagoda.field_rows import FieldRow, rows_from_core, rows_from_dataclass
@@ -176,8 +175,8 @@ def _build(owner: Callable[..., Any], given: Mapping[str, Entry], faults: list[s
             problems += [text for text in str(error).splitlines() if text not in problems]
     section = next(iter(given.values())).section
     for text in problems:
-        entry = given.get(text.split(maxsplit=1)[0])
-        faults.append(f"{section}: {text}" if entry is None else _at(entry, f"{section}.{text}"))
+        place = given.get(text.split(maxsplit=1)[0])
+        faults.append(f"{section}: {text}" if place is None else _at(place, f"{section}.{text}"))
     return None
 
 

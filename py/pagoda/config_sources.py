@@ -98,9 +98,8 @@ class SourceReader:
             for key, entry in body.value.items():
                 name = self._schema.canonical(section, key)
                 if name in seen:
-                    self.faults.append(
-                        f"{path}:{entry.line}: {section}.{key} and {section}.{seen[name]} are the same setting"
-                    )
+                    both = f"{section}.{key} and {section}.{seen[name]}"
+                    self.faults.append(f"{path}:{entry.line}: {both} are the same setting; give one")
                     continue
                 if name is not None:
                     seen[name] = key

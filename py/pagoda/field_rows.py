@@ -95,7 +95,7 @@ class FieldRow:
         return f"{self.doc} ({', '.join(notes)})".lstrip().replace("%", "%%")
 
     def from_yaml(self, value: Any) -> Any:
-        """Checks a value that came typed from YAML or from Python; returns it in the field's type. Raises FieldError."""
+        """Checks a typed value (from YAML or Python) and returns it in the field's type. Raises FieldError."""
         if value is None:
             if self.is_optional:
                 return None

@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Composes one node; every kind of nesting passes here."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise YamlError(line, "anchors and aliases (& and *) are not supported; write the value out")
@@ -93,14 +93,14 @@ def load_yaml(data: bytes | str) -> tuple[Located | None, list[YamlError]]:
         return None, [_syntax_error(error)]
     faults: list[YamlError] = []
     try:
-        node = loader.get_single_node()  # type: ignore[no-untyped-call]
+        node = loader.get_single_node()
         return (None if node is None else _build(node, faults)), faults
     except YamlError as error:
         return None, [*faults, error]
     except yaml.YAMLError as error:
         return None, [*faults, _syntax_error(error)]
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _decode(data: bytes | str) -> str:
@@ -113,9 +113,8 @@ def _decode(data: bytes | str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise YamlError(
-            data.count(b"\n", 0, error.start) + 1, f"must be UTF-8 text, got byte 0x{data[error.start]:02x}"
-        ) from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise YamlError(line, f"must be UTF-8 text, got byte 0x{data[error.start]:02x}") from None
 
 
 def _syntax_error(error: yaml.YAMLError) -> YamlError:
@@ -163,9 +162,7 @@ def _scalar(node: yaml.ScalarNode, faults: list[YamlError]) -> Any:
     if _LEADING_ZERO.fullmatch(text):
         line = node.start_mark.line + 1
         faults.append(
-            YamlError(
-                line, f"{text} is octal in some YAML versions and decimal in others; write it without the leading 0"
-            )
+            YamlError(line, f"{text} is octal to some YAML readers and decimal to others; drop the leading 0")
         )
         return int(text.replace("_", ""))
     if _PLAIN["null"].fullmatch(text):
