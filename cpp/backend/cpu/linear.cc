@@ -1,0 +1,173 @@
+#include "backend/cpu/linear.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace pagoda::cpu {
+namespace {
+
+/// Input elements below which preparing the input is not worth a parallel region of its own.
+constexpr int64_t kSerialElements = 8192;
+/// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
+constexpr size_t kRowBlockBytes = size_t{384} << 10;
+/// Most weight bytes of one task, and how many tasks a thread should find: small enough to even out threads that are disturbed.
+constexpr size_t kTaskBytes = size_t{256} << 10;
+constexpr int64_t kTasksPerThread = 4;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/// Elements between rows of the rounded input.
+constexpr int64_t rounded_stride(int64_t cols) { return ceil_div(cols, 2) * 2; }
+
+bool any_quantised(std::span<const WeightFormat> formats) { return std::any_of(formats.begin(), formats.end(), is_quantised); }
+bool any_bf16(std::span<const WeightFormat> formats) {
+  return std::find(formats.begin(), formats.end(), WeightFormat::bf16) != formats.end();
+}
+
+size_t quantised_bytes(int64_t num_tokens, int64_t cols) {
+  return round_up(static_cast<size_t>(num_tokens * (cols / 32)) * sizeof(QuantBlock));
+}
+
+/// The input in the forms that the weight's parts need.
+struct Input {
+  const Tensor& x;
+  QuantBlock* quantised = nullptr;  // [tiles][K/32][rows of the tile]
+  uint16_t* rounded = nullptr;      // [T][rounded_stride]
+};
+
+/// Fills the prepared forms of rows [begin, end), which is one tile.
+void prepare_tile(const LinearKernels& kernels, const Input& input, int64_t begin, int64_t end) {
+  const int64_t cols = input.x.cols();
+  for (int64_t row = begin; row < end; ++row) {
+    const float* x = input.x.row<const float>(row);
+    if (input.quantised) kernels.quantise_row(x, cols, input.quantised + begin * (cols / 32) + (row - begin), end - begin);
+    if (input.rounded) kernels.round_row(x, cols, input.rounded + row * rounded_stride(cols));
+  }
+}
+
+Input prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x, std::span<const WeightFormat> formats,
+                    void* workspace) {
+  Input input{x};
+  std::byte* next = static_cast<std::byte*>(workspace);
+  if (any_quantised(formats)) {
+    input.quantised = reinterpret_cast<QuantBlock*>(next);
+    next += quantised_bytes(x.shape[0], x.cols());
+  }
+  if (kernels.rounds_to_bf16 && any_bf16(formats)) input.rounded = reinterpret_cast<uint16_t*>(next);
+  if (!input.quantised && !input.rounded) return input;
+
+  const int64_t num_rows = x.shape[0];
+  const auto prepare = [&](int64_t tile, int) {
+    const int64_t begin = tile * kernels.tile_rows;
+    prepare_tile(kernels, input, begin, std::min<int64_t>(begin + kernels.tile_rows, num_rows));
+  };
+  const int64_t num_tiles = ceil_div(num_rows, kernels.tile_rows);
+  if (num_rows * x.cols() <= kSerialElements) {
+    for (int64_t tile = 0; tile < num_tiles; ++tile) prepare(tile, 0);
+  } else {
+    pool.run(num_tiles, prepare);
+  }
+  return input;
+}
+
+/// Points `args` at the input rows that begin a tile, in the form that `format` is multiplied with.
+void set_input(TileArgs& args, const Input& input, WeightFormat format, int64_t row) {
+  if (is_quantised(format)) {
+    args.x = input.quantised + row * (args.cols / 32);
+  } else if (format == WeightFormat::bf16 && input.rounded) {
+    args.x_stride = rounded_stride(args.cols);
+    args.x = input.rounded + row * args.x_stride;
+  } else {
+    args.x_stride = input.x.row_stride;
+    args.x = input.x.row<const float>(row);
+  }
+}
+
+/// Panels [begin, end) of the whole weight times rows [row_begin, row_end).
+struct Task {
+  int64_t panel_begin, panel_end;
+  int64_t row_begin, row_end;
+};
+
+void run_task(const LinearKernels& kernels, const Task& task, const Tensor& out, const Input& input, const PackedWeight& weight,
+              const float* bias) {
+  for (const PackedPart& part : weight.parts) {
+    const int64_t begin = std::max<int64_t>(task.panel_begin - part.panel_begin, 0);
+    const int64_t end = std::min(task.panel_end - part.panel_begin, part.num_panels());
+    const TileKernel* tile = kernels.tile[static_cast<int>(part.format)];
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t column = part.row_begin + panel * kPanelRows;
+      TileArgs args{};
+      args.panel = part.panels + static_cast<size_t>(panel) * part.panel_bytes;
+      args.cols = input.x.cols();
+      args.out_stride = out.row_stride;
+      args.bias = bias ? bias + column : nullptr;
+      args.width = static_cast<int>(std::min(part.rows - panel * kPanelRows, kPanelRows));
+      for (int64_t row = task.row_begin; row < task.row_end; row += kernels.tile_rows) {
+        set_input(args, input, part.format, row);
+        args.out = out.row<float>(row) + column;
+        tile[std::min<int64_t>(task.row_end - row, kernels.tile_rows) - 1](args);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const LinearKernels& linear_kernels(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return linear_kernels_avx512();
+  if (isa == Isa::avx2) return linear_kernels_avx2();
+#endif
+  ensure(isa == Isa::portable, "this build has no kernels for ", isa_name(isa));
+  return linear_kernels_portable();
+}
+
+size_t linear_workspace(int64_t num_tokens, int64_t /*rows*/, int64_t cols, std::span<const WeightFormat> formats) {
+  size_t bytes = 0;
+  if (any_quantised(formats)) bytes += quantised_bytes(num_tokens, cols);
+  if (any_bf16(formats)) bytes += round_up(static_cast<size_t>(num_tokens * rounded_stride(cols)) * sizeof(uint16_t));
+  return bytes;
+}
+
+void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
+            const float* bias, void* workspace) {
+  const int64_t num_rows = x.shape[0];
+  if (num_rows == 0) return;
+  const PackedWeight& packed = PackedWeight::of(weight);
+  const Input input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
+
+  const size_t row_bytes = static_cast<size_t>(x.cols()) * sizeof(float);
+  const int64_t tiles_per_block = std::max<int64_t>(static_cast<int64_t>(kRowBlockBytes / row_bytes) / kernels.tile_rows, 1);
+  const int64_t block_rows = tiles_per_block * kernels.tile_rows;
+  const int64_t num_blocks = ceil_div(num_rows, block_rows);
+  const int64_t panels_by_bytes = static_cast<int64_t>(kTaskBytes * static_cast<size_t>(packed.num_panels) / weight.bytes);
+  const int64_t panels_by_threads = packed.num_panels * num_blocks / (pool.num_threads() * kTasksPerThread);
+  const int64_t task_panels = std::max<int64_t>(std::min(panels_by_bytes, panels_by_threads), 1);
+  const int64_t tasks_per_block = ceil_div(packed.num_panels, task_panels);
+
+  pool.run(num_blocks * tasks_per_block, [&](int64_t i, int) {
+    const int64_t panel = i % tasks_per_block * task_panels;
+    const int64_t row = i / tasks_per_block * block_rows;
+    const Task task{panel, std::min(panel + task_panels, packed.num_panels), row, std::min(row + block_rows, num_rows)};
+    run_task(kernels, task, out, input, packed, bias);
+  });
+}
+
+void embed(ThreadPool& pool, const Tensor& out, const Weight& table, const int32_t* ids) {
+  const PackedWeight& packed = PackedWeight::of(table);
+  const auto copy_row = [&](int64_t i, int) {
+    const PackedPart* part = packed.parts.data();
+    while (ids[i] >= part->row_begin + part->rows) ++part;
+    unpack_row(*part, ids[i] - part->row_begin, table.cols, out.row<float>(i));
+  };
+  if (out.shape[0] * table.cols <= kSerialElements) {
+    for (int64_t i = 0; i < out.shape[0]; ++i) copy_row(i, 0);
+  } else {
+    pool.run(out.shape[0], copy_row);
+  }
+}
+
+}  // namespace pagoda::cpu

@@ -1,0 +1,71 @@
+// Tile kernels for AVX-512 with VNNI and BF16: one zmm register is a panel's 16 columns.
+// Compiled with -mavx512{f,bw,vl,dq,vnni,bf16}; reached only through linear_kernels_avx512() on a CPU that has them.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false positives inside GCC 12's own intrinsics
+
+#include <immintrin.h>
+
+#include "backend/cpu/linear_tile.h"
+
+namespace pagoda::cpu {
+namespace {
+
+struct Avx512 {
+  static constexpr int kTileRows = 8;
+  static constexpr bool kRoundsToBf16 = true;
+  using Floats = __m512;
+  using Quads = __m512i;
+  using Bytes = __m512i;
+  using Sum4 = __m512i;
+  using Sum8 = __m512i;
+
+  static __mmask16 mask(int width) { return static_cast<__mmask16>((1u << width) - 1u); }
+
+  static Floats zero() { return _mm512_setzero_ps(); }
+  static Floats broadcast(float value) { return _mm512_set1_ps(value); }
+  static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static Floats load_f32(const std::byte* from) { return _mm512_load_ps(from); }
+  static Floats load_f16(const std::byte* from) {
+    return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static Floats load_part(const float* from, int width) { return _mm512_maskz_loadu_ps(mask(width), from); }
+  static void store(float* to, Floats value, int width) { _mm512_mask_storeu_ps(to, mask(width), value); }
+
+  static __m512bh load_bf16_pairs(const std::byte* from) { return reinterpret_cast<__m512bh>(_mm512_load_si512(from)); }
+  static Floats dot_bf16(Floats acc, __m512bh w, const uint16_t* x) {
+    int pair;
+    __builtin_memcpy(&pair, x, sizeof pair);
+    return _mm512_dpbf16_ps(acc, w, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+  }
+
+  static Quads load_quads(const std::byte* from) { return _mm512_load_si512(from); }
+  static Quads low_nibbles(Quads v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
+  static Quads high_nibbles(Quads v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
+  static Sum4 start4(int32_t offset) { return _mm512_set1_epi32(offset); }
+  static Sum4 dot4(Sum4 sum, Quads w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
+  static Floats finish4(Sum4 sum, int32_t /*offset, added at the start*/) { return _mm512_cvtepi32_ps(sum); }
+
+  static Bytes load_bytes(const std::byte* from) { return _mm512_load_si512(from); }
+  static Sum8 start8(int32_t offset) { return _mm512_set1_epi32(offset); }
+  static Sum8 dot8(Sum8 sum, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
+  static Floats finish8(Sum8 sum) { return _mm512_cvtepi32_ps(sum); }
+
+  static void round_row(const float* x, int64_t cols, uint16_t* out) {
+    for (int64_t k = 0; k < cols; k += 16) {
+      const int width = static_cast<int>(cols - k < 16 ? cols - k : 16);
+      const __m512bh pair = _mm512_cvtne2ps_pbh(_mm512_setzero_ps(), load_part(x + k, width));
+      const __mmask16 padded = mask((width + 1) & ~1);
+      _mm256_mask_storeu_epi16(out + k, padded, _mm512_castsi512_si256(reinterpret_cast<__m512i>(pair)));
+    }
+  }
+};
+
+}  // namespace
+
+const LinearKernels& linear_kernels_avx512() {
+  static constexpr LinearKernels kKernels = make_linear_kernels<Avx512>(Isa::avx512);
+  return kKernels;
+}
+
+}  // namespace pagoda::cpu

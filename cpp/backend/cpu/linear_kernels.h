@@ -1,0 +1,59 @@
+// What the inner kernels of the matrix product look like: the quantised form of the input, the arguments of one tile, and the
+// table of functions that each instruction set fills (linear_{portable,avx2,avx512}.cc from linear_tile.h). linear.cc walks the
+// tiles.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cpu/isa.h"
+#include "core/weight_format.h"
+
+namespace pagoda::cpu {
+
+constexpr int kNumFormats = 6;   ///< enumerators of WeightFormat
+constexpr int kMaxTileRows = 8;  ///< input rows of the largest tile
+
+/// 32 values of one input row as int8: value = scale * q, |q| <= 127. All fields are NaN or arbitrary integers when one of the
+/// values is NaN or infinite, so that the product is NaN too.
+struct QuantBlock {
+  int32_t quads[8];       ///< q, four to a word, the first in the lowest byte
+  float scale;            ///< max|x| / 127
+  float scaled_sum;       ///< scale * sum(q), the factor of a q4_1 minimum
+  int32_t minus_8_sum;    ///< -8 * sum(q): undoes the offset of q4_0 nibbles
+  int32_t minus_128_sum;  ///< -128 * sum(q): undoes the offset of biased q8_0 bytes
+};
+
+/// One tile: up to kMaxTileRows input rows times one panel of 16 weight rows, over all of K.
+struct TileArgs {
+  const std::byte* panel;  ///< see pack.h
+  int64_t cols;            ///< K
+  const void* x;           ///< float rows, bf16 rows, or QuantBlock [K/32][tile rows]
+  int64_t x_stride;        ///< elements between float or bf16 rows; unused for QuantBlock
+  float* out;              ///< first output element
+  int64_t out_stride;      ///< elements between output rows
+  const float* bias;       ///< of the panel's first column, or null
+  int width;               ///< columns of the panel that exist, 1..16
+};
+
+using TileKernel = void (*)(const TileArgs& args);
+
+/// One table per instruction set. Every output element is summed in order of K in one accumulator, whatever the tile: its bits
+/// do not depend on how many rows are multiplied with it.
+struct LinearKernels {
+  Isa isa;
+  int tile_rows;        ///< rows of a full tile, <= kMaxTileRows
+  bool rounds_to_bf16;  ///< bf16 weights are multiplied with bf16 input (else with f32 input)
+  /// out[b * stride] = block b of x[cols]; cols is a multiple of 32.
+  void (*quantise_row)(const float* x, int64_t cols, QuantBlock* out, int64_t stride);
+  /// out[cols rounded up to even] = x[cols] rounded to nearest even; padded with zero.
+  void (*round_row)(const float* x, int64_t cols, uint16_t* out);
+  /// [format][rows - 1]
+  TileKernel tile[kNumFormats][kMaxTileRows];
+};
+
+const LinearKernels& linear_kernels_portable();
+const LinearKernels& linear_kernels_avx2();
+const LinearKernels& linear_kernels_avx512();
+
+}  // namespace pagoda::cpu

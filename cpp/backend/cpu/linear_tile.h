@@ -1,0 +1,212 @@
+// The tile kernels, written once over a `Simd` type that each linear_<isa>.cc defines in its anonymous namespace (so that every
+// instantiation is private to its translation unit and code for a newer CPU can never be linked in place of a baseline one).
+//
+// Simd offers: Floats (16 floats), Quads (16 columns x 4 unsigned bytes), Sum4 and Sum8 (16 running integer dot products of
+// nibbles and of bytes with offset 128) and the operations used below. One tile keeps its rows' accumulators in registers over
+// all of K and reads the panel once: 2 * 16 * K * rows flops for one pass over the panel's bytes.
+#pragma once
+
+#include <utility>
+
+#include "backend/cpu/linear_kernels.h"
+
+namespace pagoda::cpu {
+
+/// How far ahead of its use a panel is fetched: more than the memory's latency times one core's bandwidth.
+constexpr int64_t kPrefetchBytes = 4096;
+
+template <class Simd, int kBytes>
+[[gnu::always_inline]] inline void prefetch(const std::byte* from) {
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(from + kPrefetchBytes + i);
+}
+
+template <class Simd, int kRows>
+[[gnu::always_inline]] inline void store_tile(const TileArgs& args, const typename Simd::Floats (&acc)[kRows]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    float* out = args.out + r * args.out_stride;
+    if (args.bias) {
+      Simd::store(out, Simd::add(acc[r], Simd::load_part(args.bias, args.width)), args.width);
+    } else {
+      Simd::store(out, acc[r], args.width);
+    }
+  }
+}
+
+/// f32 and f16 panels [K][16].
+template <class Simd, WeightFormat kFormat, int kRows>
+void float_tile(const TileArgs& args) {
+  using Floats = typename Simd::Floats;
+  constexpr int64_t kStep = kFormat == WeightFormat::f32 ? 64 : 32;
+  const float* x = static_cast<const float*>(args.x);
+  const std::byte* panel = args.panel;
+  Floats acc[kRows];
+  for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
+  for (int64_t k = 0; k < args.cols; ++k, panel += kStep) {
+    __builtin_prefetch(panel + kPrefetchBytes);
+    const Floats w = kFormat == WeightFormat::f32 ? Simd::load_f32(panel) : Simd::load_f16(panel);
+    for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(w, Simd::broadcast(x[r * args.x_stride + k]), acc[r]);
+  }
+  store_tile<Simd, kRows>(args, acc);
+}
+
+/// bf16 panels [K/2][16][2] times f32 input: the weights are widened in registers.
+template <class Simd, int kRows>
+void widened_bf16_tile(const TileArgs& args) {
+  using Floats = typename Simd::Floats;
+  const float* x = static_cast<const float*>(args.x);
+  const std::byte* panel = args.panel;
+  Floats acc[kRows];
+  for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
+  for (int64_t k = 0; k < args.cols; k += 2, panel += 64) {
+    __builtin_prefetch(panel + kPrefetchBytes);
+    const Floats first = Simd::load_bf16_first(panel);
+    for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(first, Simd::broadcast(x[r * args.x_stride + k]), acc[r]);
+    if (k + 1 == args.cols) break;
+    const Floats second = Simd::load_bf16_second(panel);
+    for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(second, Simd::broadcast(x[r * args.x_stride + k + 1]), acc[r]);
+  }
+  store_tile<Simd, kRows>(args, acc);
+}
+
+/// bf16 panels [K/2][16][2] times bf16 input, rows padded to an even length.
+template <class Simd, int kRows>
+void bf16_tile(const TileArgs& args) {
+  using Floats = typename Simd::Floats;
+  const uint16_t* x = static_cast<const uint16_t*>(args.x);
+  const std::byte* panel = args.panel;
+  Floats acc[kRows];
+  for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
+  for (int64_t k = 0; k < args.cols; k += 2, panel += 64) {
+    __builtin_prefetch(panel + kPrefetchBytes);
+    const auto w = Simd::load_bf16_pairs(panel);
+    for (int r = 0; r < kRows; ++r) acc[r] = Simd::dot_bf16(acc[r], w, x + r * args.x_stride + k);
+  }
+  store_tile<Simd, kRows>(args, acc);
+}
+
+/// q8_0 panels: [K/32][8][16][4] bytes (q + 128), then [K/32][16] f16 scales.
+template <class Simd, int kRows>
+void q8_0_tile(const TileArgs& args) {
+  using Floats = typename Simd::Floats;
+  const int64_t blocks = args.cols / 32;
+  const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
+  const std::byte* panel = args.panel;
+  const std::byte* scales = panel + blocks * 512;
+  Floats acc[kRows];
+  for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
+  for (int64_t b = 0; b < blocks; ++b, panel += 512, scales += 32, x += kRows) {
+    prefetch<Simd, 512>(panel);
+    typename Simd::Sum8 sum[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = Simd::start8(x[r].minus_128_sum);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      const typename Simd::Bytes w = Simd::load_bytes(panel + j * 64);
+      for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot8(sum[r], w, x[r].quads[j]);
+    }
+    const Floats scale = Simd::load_f16(scales);
+    for (int r = 0; r < kRows; ++r) {
+      acc[r] = Simd::fma(Simd::finish8(sum[r]), Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
+    }
+  }
+  store_tile<Simd, kRows>(args, acc);
+}
+
+/// q4_0 and q4_1 panels: [K/32][4][16][4] bytes, byte (j, c, i) holds values 4j + i (low half) and 16 + 4j + i (high half) of
+/// column c; then f16 rows of 16: for q4_0 [K/32] scales, for q4_1 [K/32][2] scales, minima.
+template <class Simd, WeightFormat kFormat, int kRows>
+void q4_tile(const TileArgs& args) {
+  using Floats = typename Simd::Floats;
+  constexpr bool kHasMin = kFormat == WeightFormat::q4_1;
+  const int64_t blocks = args.cols / 32;
+  const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
+  const std::byte* panel = args.panel;
+  const std::byte* scales = panel + blocks * 256;
+  Floats acc[kRows];
+  for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
+  for (int64_t b = 0; b < blocks; ++b, panel += 256, scales += kHasMin ? 64 : 32, x += kRows) {
+    prefetch<Simd, 256>(panel);
+    typename Simd::Sum4 sum[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = Simd::start4(kHasMin ? 0 : x[r].minus_8_sum);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const typename Simd::Quads packed = Simd::load_quads(panel + j * 64);
+      const typename Simd::Quads low = Simd::low_nibbles(packed);
+      for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot4(sum[r], low, x[r].quads[j]);
+      const typename Simd::Quads high = Simd::high_nibbles(packed);
+      for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot4(sum[r], high, x[r].quads[j + 4]);
+    }
+    const Floats scale = Simd::load_f16(scales);
+    for (int r = 0; r < kRows; ++r) {
+      const Floats products = Simd::finish4(sum[r], kHasMin ? 0 : x[r].minus_8_sum);
+      acc[r] = Simd::fma(products, Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
+    }
+    if constexpr (kHasMin) {
+      const Floats min = Simd::load_f16(scales + 32);
+      for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(min, Simd::broadcast(x[r].scaled_sum), acc[r]);
+    }
+  }
+  store_tile<Simd, kRows>(args, acc);
+}
+
+/// See LinearKernels::quantise_row. Plain loops: the compiler vectorises them for each ISA and the result is the same bits in
+/// all.
+template <class Simd>
+void quantise_row(const float* x, int64_t cols, QuantBlock* out, int64_t stride) {
+  constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
+  constexpr uint32_t kInfinity = 0x7f800000u;
+  constexpr float kTiny = 0x1p-100f;  // below it a block counts as zero; keeps 127 / amax finite
+  for (int64_t k = 0; k < cols; k += 32, x += 32, out += stride) {
+    uint32_t largest = 0;  // of the magnitudes' bits, which order like the magnitudes with NaN on top
+    for (int i = 0; i < 32; ++i) {
+      const uint32_t magnitude = __builtin_bit_cast(uint32_t, x[i]) & 0x7fffffffu;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    const float amax = __builtin_bit_cast(float, largest);
+    const bool finite = largest < kInfinity;
+    const float inverse = finite && amax >= kTiny ? 127.0f / amax : 0.0f;
+    int32_t sum = 0;
+    int32_t q[32];
+    for (int i = 0; i < 32; ++i) {
+      const float value = finite ? x[i] : 0.0f;
+      q[i] = __builtin_bit_cast(int32_t, value* inverse + kRoundMagic) - 0x4b400000;
+      sum += q[i];
+    }
+    for (int j = 0; j < 8; ++j) {
+      out->quads[j] = (q[4 * j] & 0xff) | (q[4 * j + 1] & 0xff) << 8 | (q[4 * j + 2] & 0xff) << 16 |
+                      static_cast<int32_t>(static_cast<uint32_t>(q[4 * j + 3]) << 24);
+    }
+    out->scale = !finite ? __builtin_nanf("") : amax >= kTiny ? amax / 127.0f : 0.0f;
+    out->scaled_sum = out->scale * static_cast<float>(sum);
+    out->minus_8_sum = -8 * sum;
+    out->minus_128_sum = -128 * sum;
+  }
+}
+
+template <class Simd, int kRows>
+constexpr void fill_kernels(LinearKernels& kernels) {
+  auto set = [&](WeightFormat format, TileKernel kernel) { kernels.tile[static_cast<int>(format)][kRows - 1] = kernel; };
+  set(WeightFormat::f32, float_tile<Simd, WeightFormat::f32, kRows>);
+  set(WeightFormat::f16, float_tile<Simd, WeightFormat::f16, kRows>);
+  if constexpr (Simd::kRoundsToBf16) {
+    set(WeightFormat::bf16, bf16_tile<Simd, kRows>);
+  } else {
+    set(WeightFormat::bf16, widened_bf16_tile<Simd, kRows>);
+  }
+  set(WeightFormat::q8_0, q8_0_tile<Simd, kRows>);
+  set(WeightFormat::q4_0, q4_tile<Simd, WeightFormat::q4_0, kRows>);
+  set(WeightFormat::q4_1, q4_tile<Simd, WeightFormat::q4_1, kRows>);
+}
+
+/// The table of one instruction set.
+template <class Simd>
+constexpr LinearKernels make_linear_kernels(Isa isa) {
+  LinearKernels kernels{isa, Simd::kTileRows, Simd::kRoundsToBf16, quantise_row<Simd>, nullptr, {}};
+  if constexpr (Simd::kRoundsToBf16) kernels.round_row = Simd::round_row;
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+    (fill_kernels<Simd, kIndex + 1>(kernels), ...);
+  }(std::make_integer_sequence<int, Simd::kTileRows>{});
+  return kernels;
+}
+
+}  // namespace pagoda::cpu
