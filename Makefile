@@ -1,0 +1,79 @@
+# Everything a user or developer runs; `make help` lists it. All Python packages go into .venv, all build output into build/.
+# Stamp files in .venv say what is up to date, so that a second run does only what changed.
+SHELL := /bin/sh
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+# Tools of the package index (cmake, ninja) are found first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# Folders are listed too: their time changes when a file is removed.
+SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake cpp $(wildcard cuda) py -name __pycache__ -prune -o -print)
+CMAKE_TESTS := cmake -S . -G Ninja -DPAGODA_TESTS=ON -DPAGODA_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY)
+
+.DELETE_ON_ERROR:
+.PHONY: serve chat bench test test-cpp test-python test-sanitize lint format clean help install
+
+serve: $(VENV)/package.stamp  ## build, install and start the server on 127.0.0.1:8000 (ARGS="..." are its flags)
+	@exec $(PY) -m enginectl serve $(ARGS)
+
+chat: $(VENV)/package.stamp  ## talk to the model in the terminal
+	@exec $(PY) -m enginectl chat $(ARGS)
+
+bench: $(VENV)/package.stamp  ## measure speed on this machine
+	@exec $(PY) -m enginectl bench $(ARGS)
+
+install: $(VENV)/package.stamp  ## build and install into .venv
+
+test: test-cpp test-python  ## all C++ and Python tests
+
+test-cpp: $(VENV)/base.stamp  ## C++ tests
+	@tools/prerequisites.sh $(PYTHON) gtest
+	@tools/quietly.sh "configuring the C++ tests" $(CMAKE_TESTS) -B build/tests -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
+	@tools/quietly.sh "building the C++ tests" cmake --build build/tests -j $(JOBS)
+	@tools/quietly.sh "running the C++ tests" ctest --test-dir build/tests -j $(JOBS) --output-on-failure --no-tests=error
+
+test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end tests
+	@$(PY) -m pytest -q $(ARGS)
+
+test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-behaviour sanitizers
+	@tools/prerequisites.sh $(PYTHON) gtest
+	@tools/quietly.sh "configuring with sanitizers" $(CMAKE_TESTS) -B build/asan -DPAGODA_PYTHON=OFF -DPAGODA_SANITIZE=address,undefined
+	@tools/quietly.sh "building with sanitizers" cmake --build build/asan -j $(JOBS)
+	@tools/quietly.sh "running the C++ tests under sanitizers" ctest --test-dir build/asan -j $(JOBS) --output-on-failure --no-tests=error
+
+lint: $(VENV)/base.stamp $(VENV)/lint.stamp  ## floors, sizes, banned calls, ruff, mypy, clang-format
+	@PY=$(PY) tools/lint.sh
+
+format: $(VENV)/lint.stamp  ## format C++ and Python
+	@$(PY) -m ruff check --quiet --fix-only . && $(PY) -m ruff format --quiet .
+	@tools/cpp_files.sh | xargs -0 $(VENV)/bin/clang-format -i
+
+clean:  ## remove .venv and all build output
+	@rm -rf $(VENV) build dist
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1@\2/p' Makefile | awk -F@ '{ printf "%-22s %s\n", $$1, $$2 }'
+
+# The build runs without pip's isolation, so that what pip would fetch for it must be there; that keeps paths stable and makes
+# the next build incremental.
+$(VENV)/base.stamp: pyproject.toml tools/requirements.py
+	@tools/prerequisites.sh $(PYTHON)
+	@test -x $(PY) || tools/quietly.sh "making $(VENV)" $(PYTHON) -m venv $(VENV)
+	@tools/quietly.sh "installing the build tools and run-time packages" tools/install_base.sh $(PY)
+	@touch $@
+
+$(VENV)/package.stamp: $(VENV)/base.stamp $(SOURCES)
+	@tools/quietly.sh "building and installing pagoda-engine (a few minutes the first time)" \
+	  $(PIP) install --no-build-isolation --no-deps --force-reinstall --config-settings=build-dir=build/package .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/base.stamp
+	@tools/quietly.sh "installing the test packages (torch among them: a large download)" tools/install_extra.sh $(PY) test
+	@touch $@
+
+$(VENV)/lint.stamp: $(VENV)/base.stamp
+	@tools/quietly.sh "installing the lint packages" tools/install_extra.sh $(PY) lint
+	@touch $@
