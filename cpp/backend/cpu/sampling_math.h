@@ -19,10 +19,9 @@ inline __attribute__((always_inline)) float exp2_fixed(float x) {
   // max(x, -120) on the bits: among floats <= 0 the more negative has the larger pattern, and an integer minimum vectorises
   const uint32_t x_bits = std::bit_cast<uint32_t>(x), lowest_bits = std::bit_cast<uint32_t>(-120.0f);
   const float clamped = std::bit_cast<float>(x_bits < lowest_bits ? x_bits : lowest_bits);
-  // floor by truncation, which the compiler vectorises without assumptions about floating-point traps
-  const int32_t truncated = static_cast<int32_t>(clamped);
-  const int32_t whole = truncated - (static_cast<float>(truncated) > clamped ? 1 : 0);
-  const float part = clamped - static_cast<float>(whole);
+  // 2^x = 2^whole * 2^part with whole the nearest integer, found by truncation, which vectorises without assumptions about traps
+  const int32_t whole = static_cast<int32_t>(clamped - 0.5f);
+  const float part = clamped - static_cast<float>(whole);  // in [-0.5, 0.5]
   float p = 1.5403530e-4f;
   p = __builtin_fmaf(p, part, 1.3333558e-3f);
   p = __builtin_fmaf(p, part, 9.6181291e-3f);
