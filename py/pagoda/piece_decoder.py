@@ -1,0 +1,93 @@
+"""How one vocabulary piece becomes bytes: the `decoder` of a tokenizer.json, reduced to a rule per piece.
+
+Text is the concatenation of piece bytes, decoded as UTF-8 once. That makes streaming exact: a piece never changes what
+an earlier piece meant. Used by tokenizer.py (decode, token_bytes) and, through it, by detokenizer.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pagoda.tokenizer_spec import TokenizerError
+
+_SUPPORTED = "ByteLevel, Metaspace, Replace (of a string), ByteFallback, Fuse, Strip (of leading characters), or none"
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's alphabet: the printable character that stands for each of the 256 bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    return alphabet
+
+
+_ALPHABET = byte_alphabet()
+
+
+@dataclass(slots=True)
+class PieceDecoder:
+    """The rule. Immutable after `from_spec`; safe to share between threads."""
+
+    byte_level: bool = False  # characters of the piece stand for bytes (GPT-2)
+    byte_fallback: bool = False  # a piece "<0x0A>" is that byte (SentencePiece)
+    replacements: list[tuple[str, str]] = field(default_factory=list)  # "▁" -> " "
+    separator: bytes = b""  # written between pieces (only without a decoder)
+    strip_char: bytes = b""  # removed from the start of the whole text, at most strip_count times
+    strip_count: int = 0
+    metaspace: str = ""  # dropped from the first piece instead of becoming a space
+
+    @classmethod
+    def from_spec(cls, decoder: Mapping[str, Any] | None) -> PieceDecoder:
+        """Reads tokenizer.json's `decoder`. Raises TokenizerError for a step whose effect is not per piece."""
+        if decoder is None:
+            return cls(separator=b" ")
+        rule = cls()
+        steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
+        fused = False
+        for step in steps:
+            fused = rule._add_step(step, fused)
+        if rule.byte_level and (rule.byte_fallback or rule.replacements or rule.strip_count):
+            raise TokenizerError("tokenizer.json: decoder ByteLevel cannot be combined with SentencePiece steps")
+        return rule
+
+    def _add_step(self, step: Mapping[str, Any], fused: bool) -> bool:
+        """Adds one decoder step; returns whether the pieces have been fused into one text by now."""
+        kind = step.get("type")
+        if kind == "ByteLevel":
+            self.byte_level = True
+        elif kind == "ByteFallback":
+            self.byte_fallback = True
+        elif kind == "Fuse":
+            return True
+        elif kind == "Replace" and "String" in step.get("pattern", {}):
+            self.replacements.append((step["pattern"]["String"], step["content"]))
+        elif kind == "Metaspace":
+            mark = step.get("replacement", "▁")
+            self.replacements.append((mark, " "))
+            if step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True):
+                self.metaspace = mark
+        elif kind == "Strip" and fused and step.get("stop", 0) == 0 and str(step.get("content", "")).isascii():
+            self.strip_char, self.strip_count = step["content"].encode(), step.get("start", 0)
+        else:
+            raise TokenizerError(f"tokenizer.json: decoder step {dict(step)} is not supported; supported: {_SUPPORTED}")
+        return fused
+
+    def piece_bytes(self, piece: str, first: bool = False) -> bytes:
+        """Bytes of one piece; `first` = it opens the text, where Metaspace drops its marks."""
+        if self.byte_level:
+            try:
+                return bytes([_ALPHABET[char] for char in piece])
+            except KeyError:  # an added token holds ordinary text
+                return piece.encode()
+        if self.byte_fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+            return bytes([int(match[1], 16)])
+        if first and self.metaspace:
+            piece = piece.replace(self.metaspace, "")
+        for old, new in self.replacements:
+            piece = piece.replace(old, new)
+        return piece.encode()

@@ -1,0 +1,216 @@
+"""Tokenizer: text <-> token ids over the `tokenizers` library.
+
+Owns two instances of it: the model's own (decode, parse_special) and a guarded one in which no text can spell a control
+token. Called by client.py, llm.py, the server, chat_template.py and detokenizer.py. Thread-safe after construction.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from pagoda.gguf_tokenizer import read_gguf_metadata
+from pagoda.literals import LiteralSet
+from pagoda.piece_decoder import PieceDecoder
+from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, control_tokens, guarded, read_directory
+
+__all__ = ["ByteStream", "Tokenizer", "TokenizerError"]
+
+logger = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """Encodes and decodes text for one model.
+
+    1. `encode` never yields a control token for text that spells one, unless `parse_special` is set.
+    2. `decode(ids)` is the UTF-8 decoding of the concatenated `token_bytes` (invalid bytes become U+FFFD), less the
+       leading space that SentencePiece-like tokenizers put before the first word.
+    3. Ids without a token (padding rows of the embedding) decode to nothing.
+    """
+
+    def __init__(self, spec: TokenizerSpec) -> None:
+        """Builds both instances. Raises TokenizerError naming `spec.source` when the specification does not load."""
+        content = {
+            **spec.json,
+            "truncation": None,
+            "padding": None,
+            "added_tokens": spec.json.get("added_tokens") or [],
+        }
+        self.source = spec.source
+        self.chat_template = spec.chat_template
+        self.pieces = PieceDecoder.from_spec(content.get("decoder"))
+        self._full = _load(content, spec.source)
+        self.control_tokens = tuple(control_tokens(content, (spec.bos_token, spec.eos_token)))
+        key = secrets.token_hex(8)
+        self._renamed = {token: f"<{key}:{token}>" for token in self.control_tokens}
+        self._guarded = _load(guarded(content, self._renamed), spec.source)
+        added: dict[int, Any] = self._full.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._added_literals = LiteralSet(token.content for token in added.values())
+        # A single character cannot be protected in its middle, so it is a control token only for parse_special.
+        self._writable = {old: new for old, new in self._renamed.items() if len(old) > 1}
+        self.bos_token, self.eos_token = spec.bos_token, spec.eos_token
+        self.bos_token_id = self._id_of("bos_token", spec.bos_token)
+        self.eos_token_id = self._id_of("eos_token", spec.eos_token)
+        extra = [self._id_of("end-of-turn token", token) for token in spec.extra_eos_tokens]
+        self.eos_token_ids = sorted({i for i in (self.eos_token_id, *extra) if i is not None})
+        self.vocab_size = max(self._full.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._bytes_cache: dict[int, bytes] = {}
+        starts_with_bos = self._guarded.encode("").ids[:1] == [self.bos_token_id]
+        add_bos = starts_with_bos if spec.add_bos is None else spec.add_bos and self.bos_token_id is not None
+        self.adds_bos = add_bos
+        missing = self.bos_token_id if add_bos and not starts_with_bos else None
+        self._prepend_bos: list[int] = [] if missing is None else [missing]
+        self._drop_bos = starts_with_bos and not add_bos
+
+    @classmethod
+    def from_directory(cls, path: str | Path) -> Tokenizer:
+        """From a directory in Hugging Face layout (tokenizer.json and, when there, tokenizer_config.json, ...)."""
+        return cls(read_directory(path))
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
+        """From GGUF key/values (`tokenizer.ggml.*`, `tokenizer.chat_template`)."""
+        return cls(read_gguf_metadata(metadata))
+
+    def encode(self, text: str, add_special_tokens: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`. `add_special_tokens`: as the model's post-processor says (BOS, ...).
+
+        With `parse_special`, text such as "<|im_end|>" becomes the control token, as in transformers; without it such
+        text is encoded as the plain characters it consists of. Raises TokenizerError for text that is not Unicode
+        (a lone surrogate).
+        """
+        _require_unicode(text)
+        engine = self._full if parse_special else self._guarded
+        return self._with_bos(engine.encode(text, add_special_tokens=add_special_tokens).ids, add_special_tokens)
+
+    def encode_protected(self, text: str, protector: str, add_special_tokens: bool = False) -> list[int]:
+        """Like encode(parse_special=True), but for control tokens that have the character `protector` inside them.
+
+        Every `protector` is then removed, so protected text is encoded as exactly the text it was before.
+        """
+        _require_unicode(text)
+        text = self._added_literals.replace(text, lambda found: self._writable.get(found, found)).replace(protector, "")
+        return self._with_bos(self._guarded.encode(text, add_special_tokens=add_special_tokens).ids, add_special_tokens)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Text of `ids`; special tokens are left out or written as their content."""
+        stream = ByteStream(self, skip_special_tokens)
+        return b"".join(map(stream.push, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes this token adds in the middle of a text; b"" for an id without a token."""
+        cached = self._bytes_cache.get(token_id)
+        if cached is None:
+            piece = self.token_piece(token_id)
+            cached = b"" if piece is None else self.pieces.piece_bytes(piece)
+            self._bytes_cache[token_id] = cached
+        return cached
+
+    def token_text(self, token_id: int) -> str:
+        """`token_bytes` as text; a part of a character shows as U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def token_piece(self, token_id: int) -> str | None:
+        """The vocabulary's own spelling ("Ġthe", "▁the", "<0x0A>"); None for an id without a token."""
+        if token_id < 0 or token_id > 0xFFFFFFFF:
+            raise TokenizerError(f"token id must be in [0, {self.vocab_size - 1}], got {token_id}")
+        piece: str | None = self._full.id_to_token(token_id)
+        return piece
+
+    def token_id(self, piece: str) -> int | None:
+        """The id of a vocabulary entry or added token by its own spelling; None when there is none."""
+        found: int | None = self._full.token_to_id(piece)
+        return found
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether `skip_special_tokens` leaves this token out."""
+        return token_id in self._special_ids
+
+    def check_vocab_size(self, model_vocab_size: int) -> None:
+        """Start-up check against the rows of the embedding; more rows than tokens are padding and are fine."""
+        if self.vocab_size > model_vocab_size:
+            raise TokenizerError(
+                f"{self.source}: the tokenizer has token ids up to {self.vocab_size - 1} ({self.vocab_size} entries) "
+                f"but the model's vocabulary has {model_vocab_size}: they do not belong together"
+            )
+        if self.vocab_size < 0.9 * model_vocab_size:
+            logger.warning(
+                "%s: the tokenizer has %d entries but the model's vocabulary has %d: do they belong together?",
+                self.source,
+                self.vocab_size,
+                model_vocab_size,
+            )
+
+    def _id_of(self, what: str, token: str | None) -> int | None:
+        if token is None:
+            return None
+        found = self.token_id(token)
+        if found is None:
+            raise TokenizerError(f"{self.source}: {what} {token!r} is not in the tokenizer's vocabulary")
+        return found
+
+    def _with_bos(self, ids: list[int], add_special_tokens: bool) -> list[int]:
+        if not add_special_tokens:
+            return ids
+        return [*self._prepend_bos, *ids] if not self._drop_bos else ids[1:]
+
+
+class ByteStream:
+    """Turns token ids into bytes one by one; `b"".join` over all pushes is the whole text. One thread."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, strip_leading_space: bool = True) -> None:
+        """`strip_leading_space=False`: the text continues an earlier one, so its first word keeps its space."""
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special_tokens
+        self._first = True
+        self._strip = strip_leading_space
+        self._strip_left = tokenizer.pieces.strip_count if strip_leading_space else 0
+
+    def push(self, token_id: int) -> bytes:
+        """Bytes that this token adds."""
+        if self._skip_special and self._tokenizer.is_special(token_id):
+            return b""
+        if not self._first and not self._strip_left:
+            return self._tokenizer.pieces.separator + self._tokenizer.token_bytes(token_id)
+        piece = self._tokenizer.token_piece(token_id)
+        if piece is None:
+            return b""
+        rule = self._tokenizer.pieces
+        data = rule.piece_bytes(piece, first=self._first and self._strip)
+        if not self._first:
+            data = rule.separator + data
+        self._first = False
+        return self._strip_start(data, rule.strip_char)
+
+    def _strip_start(self, data: bytes, char: bytes) -> bytes:
+        while self._strip_left and data.startswith(char):
+            data = data[len(char) :]
+            self._strip_left -= 1
+        if data:
+            self._strip_left = 0
+        return data
+
+
+def _load(content: dict[str, Any], source: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(f"{source}: the tokenizer does not load: {error}") from error
+
+
+def _require_unicode(text: str) -> None:
+    if not isinstance(text, str):
+        raise TokenizerError(f"text must be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"text must be valid Unicode, got a lone surrogate U+{ord(text[error.start]):04X} at position {error.start}"
+        ) from None
