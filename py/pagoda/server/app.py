@@ -1,0 +1,70 @@
+"""build_app: the route table and the shared state of one server.
+
+A new endpoint is a handler in its own file and one line in ROUTES. Called by runner.py and by tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from pagoda.server import edge, info, security
+from pagoda.server.chat import create_chat_completion
+from pagoda.server.completions import create_completion
+from pagoda.server.settings import ServerSettings
+from pagoda.server.state import STATE, ServerState
+
+if TYPE_CHECKING:
+    from pagoda.client import EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint. An inference route is counted, drained and refused while no token can be made."""
+
+    method: str
+    path: str
+    handler: Handler
+    inference: bool = False
+
+
+ROUTES = (
+    Route("POST", "/v1/completions", create_completion, inference=True),
+    Route("POST", "/v1/chat/completions", create_chat_completion, inference=True),
+    Route("GET", "/v1/models", info.list_models),
+    Route("GET", r"/v1/models/{id:.+}", info.get_model),
+    Route("POST", "/tokenize", info.tokenize),
+    Route("POST", "/detokenize", info.detokenize),
+    Route("GET", "/health", info.ready),
+    Route("GET", "/health/live", info.live),
+    Route("GET", "/health/ready", info.ready),
+    Route("GET", "/metrics", info.metrics),
+    Route("GET", "/version", info.version),
+)
+
+
+def build_app(client: EngineClient, settings: ServerSettings) -> web.Application:
+    """The application that serves `client`. Raises ValueError for settings that do not hold together.
+
+    Body limits are applied while reading, in json_body.py; connection limits by runner.py.
+    """
+    settings.validate()
+    app = web.Application(middlewares=[edge.edge], client_max_size=settings.max_body_bytes)
+    app[STATE] = ServerState(client, settings)
+    app[edge.KEYS] = security.KeyCheck(settings.keys())
+    app[edge.INFERENCE_PATHS] = frozenset(route.path for route in ROUTES if route.inference)
+    for route in ROUTES:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+    app.on_response_prepare.append(edge.add_headers)
+    app.on_cleanup.append(_close)
+    return app
+
+
+async def _close(app: web.Application) -> None:
+    app[STATE].close()

@@ -1,0 +1,127 @@
+"""POST /v1/chat/completions: messages in, an assistant's message out, whole or streamed.
+
+Called by the router. Parsing is in protocol.py, templates in prompts.py, running in generation.py; here is the JSON
+shape.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from pagoda.server import logprobs as lp
+from pagoda.server import prompts as texts
+from pagoda.server.edge import REQUEST_ID, read_json
+from pagoda.server.events import EventStream
+from pagoda.server.generation import Answer, Choice, respond
+from pagoda.server.protocol import ChatRequest, make_params, parse_chat
+from pagoda.server.state import STATE, ServerState
+
+if TYPE_CHECKING:
+    from pagoda.client import TokenEvent
+
+
+async def create_chat_completion(request: web.Request) -> web.StreamResponse:
+    """Handles POST /v1/chat/completions."""
+    state = request.app[STATE]
+    parsed = parse_chat(await read_json(request), state.limits, state.settings.strict)
+    texts.check_model(state, parsed.options.model)
+    defaults = state.client.default_params
+    make_params(parsed.sampling, defaults, state.limits.vocab_size)
+    prompt = await texts.encode_messages(state, parsed)
+    longest = texts.fit_max_tokens(
+        state, "messages", [prompt], parsed.sampling.get("max_tokens"), defaults.get("max_tokens")
+    )
+    params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
+    request_id = f"chatcmpl-{request[REQUEST_ID]}"
+    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id)
+    stream = EventStream(state, [prompt], params, request_id, parsed.options.timeout_s)
+    return await respond(request, state, stream, parsed.options, form)
+
+
+class ChatFormat:
+    """JSON of chat completions. A stream opens with one role chunk for each choice."""
+
+    def __init__(self, state: ServerState, request: ChatRequest, answer: Answer, request_id: str) -> None:
+        self.answer = answer
+        self._request = request
+        self._tokenizer = state.client.tokenizer
+        self._head = {
+            "id": request_id,
+            "object": "chat.completion.chunk" if request.options.stream else "chat.completion",
+            "created": state.now(),
+            "model": state.client.model_name,
+            "system_fingerprint": state.fingerprint,
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """The complete answer."""
+        body = self._head | {
+            "choices": [self._whole_choice(choice) for choice in self.answer.choices],
+            "usage": self.answer.usage(),
+        }
+        if 0 in self.answer.prompt_logprobs:
+            body["prompt_logprobs"] = lp.prompt_entries(self.answer.prompt_logprobs[0], self._tokenizer)
+        if self._request.options.return_token_ids:
+            body["prompt_token_ids"] = self.answer.prompts[0]
+        return body
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The role chunks."""
+        delta = {"role": "assistant", "content": ""}
+        return [
+            self._chunk({"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None})
+            for choice in self.answer.choices
+        ]
+
+    def chunks(self, prompt: int, event: TokenEvent) -> list[dict[str, Any]]:
+        """A chunk with the new text, and one with the finish reason after the last token."""
+        choice = self.answer.add(prompt, event, keep_logprobs=False)
+        result = []
+        with_ids = bool(event.token_ids) and self._request.options.return_token_ids
+        if event.text or event.logprobs or with_ids or event.prompt_logprobs is not None:
+            piece: dict[str, Any] = {
+                "index": choice.index,
+                "delta": {"content": event.text},
+                "logprobs": self._logprobs(event.token_ids, event.logprobs),
+                "finish_reason": None,
+            }
+            if self._request.options.return_token_ids:
+                piece["token_ids"] = event.token_ids
+            result.append(self._chunk(piece))
+        if event.prompt_logprobs is not None:
+            result[0]["prompt_logprobs"] = lp.prompt_entries(event.prompt_logprobs, self._tokenizer)
+        if event.finish_reason is not None:
+            result.append(self._chunk({"index": choice.index, "delta": {}, "logprobs": None} | _ending(choice)))
+        return result
+
+    def closing(self) -> list[dict[str, Any]]:
+        """The usage chunk, when asked for."""
+        if not self._request.options.include_usage:
+            return []
+        return [self._head | {"choices": [], "usage": self.answer.usage()}]
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        usage: dict[str, Any] = {"usage": None} if self._request.options.include_usage else {}
+        return self._head | {"choices": [choice]} | usage
+
+    def _whole_choice(self, choice: Choice) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": self._logprobs(choice.token_ids, choice.logprobs),
+        } | _ending(choice)
+        if self._request.options.return_token_ids:
+            body["token_ids"] = choice.token_ids
+        return body
+
+    def _logprobs(self, token_ids: list[int], entries: list[dict[int, Any]] | None) -> dict[str, Any] | None:
+        top = self._request.top_logprobs
+        if top is None or entries is None:
+            return None
+        return lp.chat_content(token_ids, entries, top, self._tokenizer)
+
+
+def _ending(choice: Choice) -> dict[str, Any]:
+    return {"finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason, "seed": choice.seed}

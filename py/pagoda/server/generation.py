@@ -1,0 +1,171 @@
+"""The way of one inference request after parsing: run the events, gather choices, answer whole or as a stream.
+
+Both endpoints use it with a `Format` of their own. Owns the accumulated choices and the usage numbers; knows no JSON
+shape of an endpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp import web
+
+from pagoda.server.edge import OUTCOME
+from pagoda.server.errors import ApiError, internal_error
+from pagoda.server.events import EventStream, Item
+from pagoda.server.protocol import Options
+from pagoda.server.sse import SseWriter
+from pagoda.server.state import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pagoda.client import Logprob, TokenEvent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Choice:
+    """What one choice has produced so far. `index` is its place in the answer."""
+
+    index: int
+    prompt: int
+    pieces: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    seed: int | None = None
+    offset: int = 0
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return "".join(self.pieces)
+
+
+class Answer:
+    """All choices of one request and its usage. Choice `prompt * n + index` belongs to choice `index` of `prompt`."""
+
+    def __init__(self, prompts: Sequence[list[int]], n: int) -> None:
+        self.prompts = prompts
+        self.n = n
+        self.choices = [Choice(index, index // n) for index in range(len(prompts) * n)]
+        self.prompt_logprobs: dict[int, list[dict[int, Logprob] | None]] = {}
+        self._cached = [0] * len(prompts)
+
+    def add(self, prompt: int, event: TokenEvent, keep_logprobs: bool) -> Choice:
+        """Takes in one event and returns its choice. A stream does not keep the logprobs it has sent."""
+        choice = self.choices[prompt * self.n + event.index]
+        choice.pieces.append(event.text)
+        choice.token_ids += event.token_ids
+        if keep_logprobs and event.logprobs is not None:
+            choice.logprobs += event.logprobs
+        if event.finish_reason is not None:
+            choice.finish_reason, choice.stop_reason = event.finish_reason, event.stop_reason
+        if choice.seed is None and event.finish_reason != "abort":
+            choice.seed = event.seed
+        if event.prompt_logprobs is not None:
+            self.prompt_logprobs[prompt] = event.prompt_logprobs
+        self._cached[prompt] = max(self._cached[prompt], event.num_cached_tokens)
+        return choice
+
+    def usage(self) -> dict[str, Any]:
+        """The `usage` object; each prompt counts once, whatever n is."""
+        num_prompt = sum(len(prompt) for prompt in self.prompts)
+        num_completion = sum(len(choice.token_ids) for choice in self.choices)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_completion,
+            "total_tokens": num_prompt + num_completion,
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached)},
+        }
+
+
+class Format(Protocol):
+    """How one endpoint writes its answer."""
+
+    answer: Answer
+
+    def whole(self) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+
+    def chunks(self, prompt: int, event: TokenEvent) -> list[dict[str, Any]]:
+        """The stream chunks for one event, which this call takes into the answer."""
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The chunks before the first event."""
+
+    def closing(self) -> list[dict[str, Any]]:
+        """The chunks after the last event."""
+
+
+async def respond(
+    request: web.Request, state: ServerState, stream: EventStream, options: Options, form: Format
+) -> web.StreamResponse:
+    """Runs the request to its end and answers it. Raises ApiError while the status can still be chosen."""
+    headers = {"x-pagoda-warning": "; ".join(options.warnings)} if options.warnings else {}
+    async with stream:
+        if options.stream:
+            return await _respond_stream(request, state, stream, form, headers)
+        async for item in stream.events():
+            if item is not None:
+                form.answer.add(*item, keep_logprobs=True)
+    request[OUTCOME] = outcome(form.answer)
+    return web.json_response(form.whole(), headers=headers)
+
+
+def outcome(answer: Answer) -> str:
+    """How a request that ran to its end is counted."""
+    return "abort" if any(choice.finish_reason == "abort" for choice in answer.choices) else "finished"
+
+
+async def _respond_stream(
+    request: web.Request, state: ServerState, stream: EventStream, form: Format, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Waits for the first event, so that a refusal still gets its own status, then streams."""
+    settings = state.settings
+    events = stream.events(settings.sse_keep_alive_s)
+    first = await anext(events)
+    writer = SseWriter(request, settings.write_timeout_s, headers)
+    try:
+        await writer.start()
+        await writer.send(*form.opening())
+        try:
+            await _send_item(writer, form, first)
+            async for item in events:
+                await _send_item(writer, form, item)
+            await writer.send(*form.closing())
+            request[OUTCOME] = outcome(form.answer)
+        except ApiError as error:
+            request[OUTCOME] = error.code or "error"
+            await writer.send(error.body())
+        except ConnectionError:
+            raise
+        except Exception:
+            logger.exception("a stream failed")
+            request[OUTCOME] = "internal_error"
+            await writer.send(internal_error().body())
+        await writer.done()
+    except ConnectionError:
+        request[OUTCOME] = "client_disconnect"
+    finally:
+        await _close(events)
+    return writer.response
+
+
+async def _send_item(writer: SseWriter, form: Format, item: Item) -> None:
+    if item is None:
+        await writer.comment()
+    else:
+        await writer.send(*form.chunks(*item))
+
+
+async def _close(events: AsyncIterator[Item]) -> None:
+    aclose = getattr(events, "aclose", None)
+    if aclose is not None:
+        await aclose()

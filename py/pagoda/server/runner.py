@@ -1,0 +1,166 @@
+"""Server, serve and run_server: listening, signals, draining, and the process's exit code.
+
+Owns the listening socket and the order of shutting down. `enginectl serve` calls run_server; tests use Server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from pagoda.server.app import build_app
+from pagoda.server.connection import Connection, OpenConnections
+from pagoda.server.settings import ServerSettings
+from pagoda.server.state import STATE
+
+if TYPE_CHECKING:
+    from pagoda.client import EngineClient
+
+logger = logging.getLogger(__name__)
+
+#: Called with the host and the bound port.
+OnReady = Callable[[str, int], None]
+
+EXIT_OK = 0
+EXIT_INTERRUPTED = 130
+_ABORT_GRACE_S = 2.0
+_CLOSE_S = 0.4
+_BACKLOG = 1024
+
+
+class ServeError(RuntimeError):
+    """The server cannot listen. The text says where and why."""
+
+
+class Server:
+    """One listening server. Use: `start()`, later `drain()`, always `stop()`. All on one event loop."""
+
+    def __init__(self, client: EngineClient, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.app = build_app(client, settings)
+        self.state = self.app[STATE]
+        self.port = settings.port
+        self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
+        self._listener: asyncio.Server | None = None
+        self._connections = OpenConnections()
+        self._abort_now = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """The base URL, with the bound port after `start()`."""
+        host = self.settings.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Binds the port. Raises ServeError."""
+        await self._runner.setup()
+        manager = self._runner.server
+        if manager is None:
+            raise ServeError("the server was already stopped")
+        _allow_open_files(self.settings.max_connections)
+        host, port = self.settings.host, self.settings.port
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                lambda: Connection(manager, self.settings, self._connections), host, port, backlog=_BACKLOG
+            )
+        except OSError as error:
+            await self.stop()
+            raise ServeError(_bind_problem(host, port, error)) from error
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    def abort_now(self) -> None:
+        """Cuts a drain short: running requests end with finish reason `abort` at once."""
+        self._abort_now.set()
+
+    async def drain(self) -> None:
+        """Refuses new requests and lets the running ones end, at most `drain_timeout_s`; then aborts the rest."""
+        self.state.draining = True
+        idle = asyncio.create_task(self.state.idle.wait())
+        abort = asyncio.create_task(self._abort_now.wait())
+        try:
+            timeout = self.settings.drain_timeout_s
+            await asyncio.wait({idle, abort}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not idle.done():
+                logger.warning("ending %d running requests", self.state.in_flight)
+                self.state.abort_streams()
+                await asyncio.wait({idle}, timeout=_CLOSE_S if abort.done() else _ABORT_GRACE_S)
+        finally:
+            idle.cancel()
+            abort.cancel()
+
+    async def stop(self) -> None:
+        """Closes the listening socket and every connection."""
+        self.state.draining = True
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        await self._runner.cleanup()
+
+
+def run_server(client: EngineClient, settings: ServerSettings, on_ready: OnReady | None = None) -> int:
+    """Runs `serve` on an event loop of its own, on the main thread. Returns the process's exit code."""
+    return asyncio.run(serve(client, settings, on_ready))
+
+
+async def serve(client: EngineClient, settings: ServerSettings, on_ready: OnReady | None = None) -> int:
+    """Serves until SIGTERM or SIGINT and returns the exit code: 0 after a drain, 130 when a second SIGINT cut it short.
+
+    `on_ready(host, port)` is called once the port accepts connections. Runs on the main thread, as signal handlers
+    demand; the client stays the caller's to close. Raises ValueError for bad settings and ServeError when the port
+    cannot be bound.
+    """
+    server = Server(client, settings)
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    exit_code = EXIT_OK
+
+    def on_signal(number: signal.Signals) -> None:
+        nonlocal exit_code
+        if number == signal.SIGINT and asked_to_stop.is_set():
+            exit_code = EXIT_INTERRUPTED
+            server.abort_now()
+        server.state.draining = True
+        asked_to_stop.set()
+
+    await server.start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        if on_ready is not None:
+            on_ready(server.settings.host, server.port)
+        await asked_to_stop.wait()
+        logger.info("draining %d running requests", server.state.in_flight)
+        await server.drain()
+    finally:
+        await server.stop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return exit_code
+
+
+def _bind_problem(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{host}:{port} is already in use; stop the other process or choose another port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"no permission to listen on {host}:{port}; choose a port of 1024 or above"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"host {host!r} is not an address of this machine"
+    return f"cannot listen on {host}:{port}: {error.strerror or error}"
+
+
+def _allow_open_files(max_connections: int) -> None:
+    """Raises the soft limit of open files, so that the connection limit is reached first where the system lets it."""
+    wanted = max_connections + 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if limit > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

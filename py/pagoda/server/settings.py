@@ -1,0 +1,148 @@
+"""ServerSettings: every option of the HTTP server, declared once with its range and its doc text.
+
+The configuration loader and `--help` are generated from the field metadata: `doc`, `min`, `max` (inclusive, None =
+unbounded). This module imports nothing else of Pagoda.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+MIB = 1024 * 1024
+
+
+def _doc(text: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    """Metadata of one option: its doc text and its inclusive range."""
+    return {"doc": text, "min": low, "max": high}
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and for loopback IP addresses."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass
+class ServerSettings:
+    """Options of the HTTP server. Call `validate()` once after filling them in."""
+
+    host: str = field(default="127.0.0.1", metadata=_doc("address to listen on"))
+    port: int = field(
+        default=8000, metadata=_doc("TCP port to listen on; 0 lets the system choose a free one", 0, 65535)
+    )
+    api_keys: list[str] = field(
+        default_factory=list,
+        repr=False,
+        metadata=_doc("keys that clients may present; an empty list means no authentication"),
+    )
+    api_key_file: str | None = field(
+        default=None, metadata=_doc("file with further keys, one a line; blank lines and # comments are ignored")
+    )
+    allow_insecure: bool = field(
+        default=False, metadata=_doc("allow listening on a non-loopback address without an API key")
+    )
+    allowed_hosts: list[str] = field(
+        default_factory=list,
+        metadata=_doc("host names accepted in the Host header when no API key is set; '*' accepts any"),
+    )
+    cors_origins: list[str] = field(
+        default_factory=list,
+        metadata=_doc("origins (scheme://host[:port], or '*') whose web pages may call the server"),
+    )
+    strict: bool = field(
+        default=False, metadata=_doc("answer 400 to unknown request fields instead of a warning header")
+    )
+    access_log: bool = field(default=True, metadata=_doc("log one line per request; prompts and keys are never logged"))
+
+    max_body_bytes: int = field(default=32 * MIB, metadata=_doc("largest request body in bytes", 1024, 1024 * MIB))
+    max_choices: int = field(
+        default=128, metadata=_doc("largest number of choices (prompts x n) of one request", 1, 65536)
+    )
+    max_logprobs: int = field(default=20, metadata=_doc("largest logprobs, top_logprobs and prompt_logprobs", 0, 64))
+    max_messages: int = field(default=4096, metadata=_doc("largest number of chat messages in one request", 1, 1000000))
+    max_connections: int = field(
+        default=2048, metadata=_doc("connections served at once; further ones get 503", 1, 1000000)
+    )
+    max_header_bytes: int = field(
+        default=8190, metadata=_doc("longest request line and longest header field in bytes", 1024, 65536)
+    )
+    max_headers: int = field(default=128, metadata=_doc("largest number of header fields", 16, 1024))
+
+    request_timeout_s: float = field(
+        default=3600.0, metadata=_doc("longest time one request may take, queueing included", 0.01, 86400)
+    )
+    header_timeout_s: float = field(
+        default=20.0, metadata=_doc("longest wait for the first request of a connection", 0.05, 600)
+    )
+    body_timeout_s: float = field(
+        default=60.0, metadata=_doc("longest time a client may take to send a request body", 0.05, 3600)
+    )
+    write_timeout_s: float = field(
+        default=30.0, metadata=_doc("a client that takes nothing for this long is dropped", 0.05, 3600)
+    )
+    keep_alive_s: float = field(default=75.0, metadata=_doc("how long an idle connection is kept open", 0.05, 3600))
+    sse_keep_alive_s: float = field(
+        default=15.0, metadata=_doc("a stream that is silent for this long carries a comment", 0.05, 600)
+    )
+    drain_timeout_s: float = field(
+        default=30.0, metadata=_doc("how long running requests may go on after SIGTERM or SIGINT", 0, 3600)
+    )
+
+    def keys(self) -> list[str]:
+        """All API keys: `api_keys` and the lines of `api_key_file`. Raises ValueError when the file cannot be read."""
+        keys = list(self.api_keys)
+        if self.api_key_file is not None:
+            try:
+                lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"api_key_file {self.api_key_file!r} cannot be read: {error}") from error
+            found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            if not found:
+                raise ValueError(f"api_key_file {self.api_key_file!r} holds no key")
+            keys += found
+        return keys
+
+    def validate(self) -> None:
+        """Raises ValueError that lists everything wrong, one problem a line."""
+        problems = [text for row in fields(self) if (text := self._range_problem(row.name, row.metadata)) is not None]
+        problems += [f"api_keys must hold non-empty strings, got an entry of {len(key)} characters"
+                     for key in self.api_keys if not key.strip()]  # fmt: skip
+        problems += [text for origin in self.cors_origins if (text := _origin_problem(origin)) is not None]
+        try:
+            has_key = bool(self.keys())
+        except ValueError as error:
+            problems.append(str(error))
+            has_key = True
+        if not has_key and not self.allow_insecure and not is_loopback(self.host):
+            problems.append(
+                f"host {self.host!r} can be reached from other machines and no API key is set: "
+                "set api_keys or api_key_file, or allow_insecure if the network is trusted"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def _range_problem(self, name: str, metadata: Any) -> str | None:
+        value, low, high = getattr(self, name), metadata["min"], metadata["max"]
+        if low is None and high is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            return f"{name} must be in [{low}, {high}], got {value!r}"
+        return None
+
+
+def _origin_problem(origin: str) -> str | None:
+    """Why `origin` cannot stand in cors_origins, or None."""
+    if origin == "*":
+        return None
+    parts = urlsplit(origin)
+    if parts.scheme not in ("http", "https") or not parts.netloc or f"{parts.scheme}://{parts.netloc}" != origin:
+        return f"cors_origins must hold '*' or scheme://host[:port], got {origin!r}"
+    return None
