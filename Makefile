@@ -33,16 +33,16 @@ test-cpp: $(VENV)/base.stamp  ## C++ tests
 	@tools/prerequisites.sh $(PYTHON) gtest
 	@tools/quietly.sh "configuring the C++ tests" $(CMAKE_TESTS) -B build/tests -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 	@tools/quietly.sh "building the C++ tests" cmake --build build/tests -j $(JOBS)
-	@tools/quietly.sh "running the C++ tests" ctest --test-dir build/tests -j $(JOBS) --output-on-failure --no-tests=error
+	@echo "== running the C++ tests" && tools/run_ctest.sh build/tests $(JOBS)
 
 test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end tests
-	@$(PY) -m pytest -q $(ARGS)
+	@echo "== running the Python tests" && $(PY) -m pytest -q $(ARGS)
 
 test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-behaviour sanitizers
 	@tools/prerequisites.sh $(PYTHON) gtest
 	@tools/quietly.sh "configuring with sanitizers" $(CMAKE_TESTS) -B build/asan -DPAGODA_PYTHON=OFF -DPAGODA_SANITIZE=address,undefined
 	@tools/quietly.sh "building with sanitizers" cmake --build build/asan -j $(JOBS)
-	@tools/quietly.sh "running the C++ tests under sanitizers" ctest --test-dir build/asan -j $(JOBS) --output-on-failure --no-tests=error
+	@echo "== running the C++ tests under sanitizers" && tools/run_ctest.sh build/asan $(JOBS)
 
 lint: $(VENV)/base.stamp $(VENV)/lint.stamp  ## floors, sizes, banned calls, ruff, mypy, clang-format
 	@PY=$(PY) tools/lint.sh
