@@ -1,0 +1,103 @@
+// weights + workspace + KV blocks <= budget.
+#include "model/memory_plan.h"
+
+#include <algorithm>
+#include <iomanip>
+#include <sstream>
+
+#include "core/check.h"
+
+namespace pagoda {
+namespace {
+
+std::string gib(size_t bytes) {
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(bytes < (size_t{1} << 28) ? 4 : 2) << static_cast<double>(bytes) / static_cast<double>(1 << 30)
+       << " GiB";
+  return std::move(text).str();
+}
+
+int64_t blocks_for(int64_t tokens, int block_size) { return (tokens + block_size - 1) / block_size; }
+
+size_t plan_budget(const MemoryRequest& request, const DeviceInfo& device, bool is_cpu) {
+  if (request.utilization) return static_cast<size_t>(*request.utilization * static_cast<double>(device.total_bytes));
+  if (request.kv_cache_memory || request.num_kv_blocks) return device.available_bytes;
+  if (is_cpu) return static_cast<size_t>(kCpuShareOfFreeMemory * static_cast<double>(device.available_bytes));
+  return static_cast<size_t>(kGpuUtilization * static_cast<double>(device.total_bytes));
+}
+
+/// Blocks that the request asks for, or that the budget leaves.
+int64_t plan_blocks(const MemoryPlan& plan, const MemoryRequest& request, bool is_cpu) {
+  if (request.num_kv_blocks) return *request.num_kv_blocks;
+  if (request.kv_cache_memory) return *request.kv_cache_memory / static_cast<int64_t>(plan.kv_block);
+  const size_t fixed = plan.weights + plan.workspace;
+  size_t room = plan.budget > fixed ? plan.budget - fixed : 0;
+  if (is_cpu && !request.utilization) room = std::min(room, kCpuDefaultKvBytes);
+  const int64_t useful = request.max_num_seqs * blocks_for(plan.max_model_len, plan.block_size);
+  return std::min(useful, static_cast<int64_t>(room / plan.kv_block));
+}
+
+void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
+  const size_t limit = std::min(plan.budget, plan.available);
+  const size_t fixed = plan.weights + plan.workspace;
+  require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ", gib(plan.workspace),
+          " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block), ", but ", gib(limit), " may be used (",
+          gib(plan.available), " of ", gib(plan.total), " are free); a smaller max_num_batched_tokens (", request.max_num_batched_tokens,
+          ") or max_num_seqs (", request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
+  require(plan.num_blocks >= 1, "kv_cache_memory must hold at least one block of ", plan.kv_block, " bytes, got ",
+          request.kv_cache_memory.value_or(0));
+  // The product first in units of blocks: num_kv_blocks can be any integer.
+  const auto fitting = static_cast<int64_t>((limit - fixed) / plan.kv_block);
+  require(plan.num_blocks <= fitting, "not enough memory: ", plan.num_blocks, " KV blocks of ", plan.kv_block, " bytes were asked for, ",
+          gib(limit - fixed), " are left for them; num_kv_blocks up to ", fitting, " would fit");
+}
+
+}  // namespace
+
+size_t measure_workspace(Model& model, const BackendTraits& traits, const MemoryRequest& request, int64_t max_model_len) {
+  Arena arena;
+  Ops ops(traits, nullptr, arena);
+  KvCache kv(nullptr, model.kv_shape(), request.kv_dtype, request.block_size, 1);
+  Batch batch;
+  batch.num_tokens = static_cast<int>(request.max_num_batched_tokens);
+  batch.num_seqs = static_cast<int>(std::min(request.max_num_seqs, request.max_num_batched_tokens));
+  batch.num_logit_rows = static_cast<int>(request.max_logit_rows);
+  batch.max_blocks = static_cast<int>(blocks_for(max_model_len, request.block_size));
+  batch.max_query_len = static_cast<int>(std::min(request.max_num_batched_tokens, max_model_len));
+  batch.max_kv_len = static_cast<int>(max_model_len);
+  batch.block_size = request.block_size;
+  model.forward(batch, kv, ops);
+  return arena.high_water();
+}
+
+MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits, const DeviceInfo& device, const MemoryRequest& request) {
+  const int64_t trained = checkpoint.config.max_context;
+  const bool is_cpu = device.num_threads > 0;
+  MemoryPlan plan;
+  plan.total = device.total_bytes;
+  plan.available = device.available_bytes;
+  plan.budget = plan_budget(request, device, is_cpu);
+  plan.block_size = request.block_size;
+  plan.max_model_len = request.max_model_len.value_or(trained);
+  require(plan.max_model_len <= trained, "max_model_len must be <= ", trained, ", the model's context, got ", plan.max_model_len);
+
+  const std::unique_ptr<Decoder> model = plan_decoder(checkpoint, traits, plan.max_model_len);
+  plan.weights = model->weights().bytes;
+  plan.workspace = measure_workspace(*model, traits, request, plan.max_model_len) + request.index_bytes;
+  plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
+  plan.num_blocks = plan_blocks(plan, request, is_cpu);
+  check_room(plan, request);
+
+  if (blocks_for(plan.max_model_len, plan.block_size) > plan.num_blocks) {
+    const int64_t fitting = plan.num_blocks * plan.block_size;
+    require(!request.max_model_len, "max_model_len ", plan.max_model_len, " needs ", blocks_for(plan.max_model_len, plan.block_size),
+            " KV blocks (", gib(plan.kv_block * static_cast<size_t>(blocks_for(plan.max_model_len, plan.block_size))), "), but only ",
+            plan.num_blocks, " fit; max_model_len up to ", fitting, " would fit");
+    plan.max_model_len = fitting;
+    plan.weights = plan_decoder(checkpoint, traits, fitting)->weights().bytes;
+  }
+  plan.max_concurrency = static_cast<double>(plan.num_blocks) / static_cast<double>(blocks_for(plan.max_model_len, plan.block_size));
+  return plan;
+}
+
+}  // namespace pagoda
