@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pagoda import _core
 from pagoda._core import (
     ENGINE_FIELDS,
     SAMPLING_FIELDS,
@@ -25,7 +26,6 @@ from pagoda._core import (
     InvalidArgument,
     Overloaded,
     SamplingParams,
-    plan_memory,
 )
 from pagoda.config_schema import SECTIONS, ModelSettings, Schema
 from pagoda.config_sources import Entry, FlagValue, SourceReader
@@ -50,6 +50,7 @@ __all__ = [
     "config_schema",
     "load_config",
     "plan_memory",
+    "system_info",
 ]
 
 
@@ -98,6 +99,20 @@ class Config:
                 value = self.sampling[name] if section == "sampling" else getattr(getattr(self, section), name)
                 found.append(Setting(section, row, value, self.origin.get(f"{section}.{name}", "default")))
         return found
+
+
+def plan_memory(path: str | Path, options: EngineOptions) -> dict[str, Any]:
+    """How the model at `path` would use memory; reads headers only.
+
+    Keys: weights_bytes, workspace_bytes, kv_bytes_per_block, num_blocks, block_size, max_model_len, max_concurrency,
+    available_bytes. Raises InvalidArgument when the model cannot be read or does not fit.
+    """
+    return dict(_core.plan_memory(str(path), options))
+
+
+def system_info() -> dict[str, Any]:
+    """What the engine sees of this machine and of its own build: isa (str), usable_cores (int), cuda_built (bool)."""
+    return dict(_core.system_info())
 
 
 @functools.cache

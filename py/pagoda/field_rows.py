@@ -264,7 +264,11 @@ def rows_from_core(rows: Iterable[Mapping[str, Any]]) -> list[FieldRow]:
 
 
 def rows_from_dataclass(owner: type) -> list[FieldRow]:
-    """Rows of a dataclass whose fields carry `doc`, `min`, `max`, `choices`, `secret` in their metadata."""
+    """Rows of a dataclass whose fields carry `doc`, `min`, `max` and `choices` in their metadata, as far as they have
+    them.
+
+    A field that is left out of the dataclass's repr is a secret.
+    """
     hints = typing.get_type_hints(owner)
     rows = []
     for field in dataclasses.fields(owner):
@@ -282,7 +286,7 @@ def rows_from_dataclass(owner: type) -> list[FieldRow]:
                 open_minimum=bool(meta.get("open_min", False)),
                 doc=meta.get("doc", ""),
                 choices=tuple(meta.get("choices", ())),
-                secret=bool(meta.get("secret", False)),
+                secret=not field.repr,
             )
         )
     return rows
@@ -299,6 +303,4 @@ def _type_name(hint: Any) -> str:
         return _type_name(next(argument for argument in arguments if argument is not type(None))) + "?"
     if origin in (list, tuple, Sequence) and arguments[0] in (int, str):
         return f"list[{arguments[0].__name__}]"
-    if origin is typing.Literal:
-        return "str"
     raise TypeError(f"a configuration field cannot have the type {hint}")

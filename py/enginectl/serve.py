@@ -1,0 +1,91 @@
+"""Start the OpenAI-compatible HTTP server."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from enginectl.console import fail, note, size_text
+from enginectl.failures import PORT_IN_USE, USAGE
+from enginectl.flags import add_config_flags, read_config
+from enginectl.plan import concurrency_text, kv_text
+from enginectl.ports import check_address
+from enginectl.session import open_client
+from pagoda.config import Config
+from pagoda.config_schema import SECTIONS
+from pagoda.server.runner import ServeError, run_server
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of `enginectl serve`."""
+    parser.add_argument("model", nargs="?", metavar="[MODEL]", help="model to serve (see --model)")
+    add_config_flags(parser, SECTIONS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until a signal ends it."""
+    config = read_config(args, getattr(args, "model", None))
+    check_address(config.server.host, config.server.port)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    note(f"Loading {config.model.name} ...")
+    with open_client(config) as client:
+
+        def announce(host: str, port: int) -> None:
+            chat = client.chat_template is not None
+            print(startup_text(config, client.model_name, client.describe(), local_url(host, port), chat), flush=True)
+
+        try:
+            return run_server(client, config.server, announce)
+        except ServeError as error:
+            number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            return fail(str(error), PORT_IN_USE if number == errno.EADDRINUSE else USAGE)
+
+
+def startup_text(config: Config, name: str, facts: Mapping[str, Any], url: str, chat: bool) -> str:
+    """What a person wants to know when the server is ready. `facts` is `EngineClient.describe()`."""
+    kv_bytes = facts["kv_bytes_per_block"] * facts["num_blocks"]
+    rows = [
+        ("Model", f"{name} ({size_text(facts['weights_bytes'])} of weights)"),
+        ("Device", device_text(facts)),
+        ("KV cache", f"{size_text(kv_bytes)}: {kv_text(facts)}"),
+        ("API", f"{url}/v1"),
+        ("Health", f"{url}/health/ready"),
+        ("Metrics", f"{url}/metrics"),
+    ]
+    lines = [f"  {label:<10}{text}" for label, text in rows]
+    lines.insert(3, f"  {'':<10}{concurrency_text(facts)}")
+    request = curl_text(url, name, chat, bool(config.server.keys()))
+    return "\n".join(["Pagoda is ready.", *lines, "", "Try it:", request, "", "Ctrl-C stops it."])
+
+
+def device_text(facts: Mapping[str, Any]) -> str:
+    """`cpu, avx512 kernels, 2 threads`; on a GPU the device alone."""
+    if facts["device"] != "cpu":
+        return str(facts["device"])
+    threads = facts["num_threads"]
+    return f"cpu, {facts['isa']} kernels, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def local_url(host: str, port: int) -> str:
+    """The URL under which this machine itself reaches a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl_text(url: str, name: str, chat: bool, key: bool) -> str:
+    """A request to paste into a shell: a chat, or a completion when the model has no chat template."""
+    question = "What is the capital of France?"
+    if chat:
+        path = "chat/completions"
+        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": question}]}
+    else:
+        path = "completions"
+        body = {"model": name, "prompt": "The capital of France is", "max_tokens": 16}
+    data = json.dumps(body).replace("'", "'\\''")
+    header = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
+    return f"curl {url}/v1/{path} -H 'Content-Type: application/json'{header} \\\n  -d '{data}'"
