@@ -100,6 +100,8 @@ struct Avx2 {
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a, ones)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(b, ones))};
   }
   static Floats finish8(Sum8 sum) { return {_mm256_cvtepi32_ps(sum.a), _mm256_cvtepi32_ps(sum.b)}; }
+
+  static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Avx2>(x, out); }
 };
 
 }  // namespace

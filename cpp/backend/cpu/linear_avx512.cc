@@ -51,6 +51,21 @@ struct Avx512 {
   static Sum8 dot8(Sum8 sum, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
   static Floats finish8(Sum8 sum) { return _mm512_cvtepi32_ps(sum); }
 
+  static void quantise_block(const float* x, QuantBlock& out) {
+    const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    const uint32_t largest = _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
+                                                                      _mm512_and_si512(_mm512_castps_si512(b), magnitude)));
+    float inverse;
+    const float scale = block_scale<Avx512>(largest, inverse);
+    const __m512i q_a = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse)));
+    const __m512i q_b = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quads), _mm512_cvtepi32_epi8(q_a));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quads + 4), _mm512_cvtepi32_epi8(q_b));
+    store_sums<Avx512>(out, scale, _mm512_reduce_add_epi32(_mm512_add_epi32(q_a, q_b)));
+  }
+
+  /// Subnormals become zero here, as vdpbf16ps would take them anyway.
   static void round_row(const float* x, int64_t cols, uint16_t* out) {
     for (int64_t k = 0; k < cols; k += 16) {
       const int width = static_cast<int>(cols - k < 16 ? cols - k : 16);

@@ -100,6 +100,8 @@ struct Portable {
     return sum + sum_pairs(w.even * pairs.even) + sum_pairs(w.odd * pairs.odd);
   }
   static Floats finish8(const Sum8& sum) { return __builtin_convertvector(sum, Floats); }
+
+  static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Portable>(x, out); }
 };
 
 }  // namespace

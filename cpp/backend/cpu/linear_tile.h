@@ -149,38 +149,56 @@ void q4_tile(const TileArgs& args) {
   store_tile<Simd, kRows>(args, acc);
 }
 
-/// See LinearKernels::quantise_row. Plain loops: the compiler vectorises them for each ISA and the result is the same bits in
-/// all.
+/// Scale of a block whose largest magnitude has these bits, and the factor that brings its values into [-127, 127]. The scale
+/// is NaN for NaN and infinity. Magnitudes below 2^-100 count as zero, so that the factor stays finite.
+template <class Simd>
+[[gnu::always_inline]] inline float block_scale(uint32_t largest_bits, float& inverse) {
+  constexpr uint32_t kInfinityBits = 0x7f800000u;
+  constexpr float kTiny = 0x1p-100f;
+  const float largest = __builtin_bit_cast(float, largest_bits);
+  const bool finite = largest_bits < kInfinityBits;
+  const bool zero = largest < kTiny;
+  inverse = finite && !zero ? 127.0f / largest : 0.0f;
+  if (!finite) return __builtin_nanf("");
+  return zero ? 0.0f : largest / 127.0f;
+}
+
+template <class Simd>
+[[gnu::always_inline]] inline void store_sums(QuantBlock& out, float scale, int32_t sum) {
+  out.scale = scale;
+  out.scaled_sum = scale * static_cast<float>(sum);
+  out.minus_8_sum = -8 * sum;
+  out.minus_128_sum = -128 * sum;
+}
+
+/// One block in plain loops, which the compiler vectorises.
+template <class Simd>
+[[gnu::always_inline]] inline void quantise_plainly(const float* x, QuantBlock& out) {
+  constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
+  constexpr int32_t kMagicBits = 0x4b400000;
+  uint32_t largest = 0;  // magnitudes order like their bits, with NaN on top
+  for (int i = 0; i < 32; ++i) {
+    const uint32_t magnitude = __builtin_bit_cast(uint32_t, x[i]) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  float inverse;
+  const float scale = block_scale<Simd>(largest, inverse);
+  uint32_t q[32];
+  uint32_t sum = 0;
+  for (int i = 0; i < 32; ++i) {
+    q[i] = __builtin_bit_cast(uint32_t, x[i] * inverse + kRoundMagic) - kMagicBits;
+    sum += q[i];
+  }
+  for (int j = 0; j < 8; ++j) {
+    const uint32_t* four = q + 4 * j;
+    out.quads[j] = static_cast<int32_t>((four[0] & 0xff) | (four[1] & 0xff) << 8 | (four[2] & 0xff) << 16 | four[3] << 24);
+  }
+  store_sums<Simd>(out, scale, static_cast<int32_t>(sum));
+}
+
 template <class Simd>
 void quantise_row(const float* x, int64_t cols, QuantBlock* out, int64_t stride) {
-  constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
-  constexpr uint32_t kInfinity = 0x7f800000u;
-  constexpr float kTiny = 0x1p-100f;  // below it a block counts as zero; keeps 127 / amax finite
-  for (int64_t k = 0; k < cols; k += 32, x += 32, out += stride) {
-    uint32_t largest = 0;  // of the magnitudes' bits, which order like the magnitudes with NaN on top
-    for (int i = 0; i < 32; ++i) {
-      const uint32_t magnitude = __builtin_bit_cast(uint32_t, x[i]) & 0x7fffffffu;
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    const float amax = __builtin_bit_cast(float, largest);
-    const bool finite = largest < kInfinity;
-    const float inverse = finite && amax >= kTiny ? 127.0f / amax : 0.0f;
-    int32_t sum = 0;
-    int32_t q[32];
-    for (int i = 0; i < 32; ++i) {
-      const float value = finite ? x[i] : 0.0f;
-      q[i] = __builtin_bit_cast(int32_t, value* inverse + kRoundMagic) - 0x4b400000;
-      sum += q[i];
-    }
-    for (int j = 0; j < 8; ++j) {
-      out->quads[j] = (q[4 * j] & 0xff) | (q[4 * j + 1] & 0xff) << 8 | (q[4 * j + 2] & 0xff) << 16 |
-                      static_cast<int32_t>(static_cast<uint32_t>(q[4 * j + 3]) << 24);
-    }
-    out->scale = !finite ? __builtin_nanf("") : amax >= kTiny ? amax / 127.0f : 0.0f;
-    out->scaled_sum = out->scale * static_cast<float>(sum);
-    out->minus_8_sum = -8 * sum;
-    out->minus_128_sum = -128 * sum;
-  }
+  for (int64_t k = 0; k < cols; k += 32, out += stride) Simd::quantise_block(x + k, *out);
 }
 
 template <class Simd, int kRows>
