@@ -5,6 +5,7 @@
 
 namespace pagoda::cpu {
 
+#if defined(__x86_64__)
 bool isa_supported(Isa isa) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -17,6 +18,9 @@ bool isa_supported(Isa isa) {
   }
   return false;
 }
+#else
+bool isa_supported(Isa isa) { return isa == Isa::portable; }
+#endif
 
 Isa detect_isa() {
   if (isa_supported(Isa::avx512)) return Isa::avx512;

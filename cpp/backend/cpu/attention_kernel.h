@@ -1,0 +1,253 @@
+// Attention of a tile of query rows over one KV head, written once over the 16-lane type S.
+// Keys are visited in tiles of 64 aligned to position 0: scores = q k^T, online softmax, acc = acc * correction + p v. Every 256 keys the
+// state (acc, sums, maximum) is merged into the row's total, so that partitions may also run as tasks of their own with the same bits.
+//
+// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element. Keys that a row does not see
+// have weight 0 and add exactly nothing, hence the result does not depend on which rows share the tile.
+// Bound: decode by reading the KV blocks once (2 * head_dim elements per key for the whole group), prefill by FMA, 4 * head_dim flops per
+// row and key, with about a fifth on top for the exponentials.
+#pragma once
+
+#include "backend/cpu/attention_blocks.h"
+#include "backend/cpu/attention_tile.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/simd.h"
+
+namespace pagoda::cpu {
+
+/// Rows above which a bf16 tile is converted once instead of by every block of rows.
+constexpr int kCopyRows = 12;
+
+/// One task in flight: its rows and its scratch. Row states are acc[padded], 16 sums of weights, the maximum.
+struct AttentionRun {
+  const AttentionJob* job;
+  const AttentionTask* task;
+  int rows;
+  int32_t lo[kAttentionRows], hi[kAttentionRows];  ///< row sees positions [lo, hi)
+  float* correction;                               ///< [rows]
+  float* q;                                        ///< [rows][padded], scaled
+  float* scores;                                   ///< [rows][kAttentionTile]; weights after the softmax
+  float *part, *total;                             ///< [rows] states
+  float *keys, *values;                            ///< copied tile
+  int64_t padded, state;
+};
+
+/// Token of the batch and column of the head that a row stands for.
+struct RowPlace {
+  int64_t token, column;
+};
+
+template <class S>
+[[gnu::always_inline]] inline RowPlace row_place(const AttentionJob& job, const AttentionTask& task, int row) {
+  const int group = job.args.num_heads / job.args.kv_heads;
+  const int flat = task.row_begin + row;
+  const int64_t token = job.batch.query_start[task.seq] + flat / group;
+  return {token, (static_cast<int64_t>(task.kv_head) * group + flat % group) * job.args.head_dim};
+}
+
+template <class S>
+void begin_run(AttentionRun& run, const AttentionJob& job, const AttentionTask& task, float* scratch) {
+  run.job = &job;
+  run.task = &task;
+  run.rows = task.row_end - task.row_begin;
+  run.padded = (job.args.head_dim + 15) / 16 * 16;
+  run.state = run.padded + 32;
+  float* next = scratch;
+  run.correction = next, next += kAttentionRows;
+  run.q = next, next += kAttentionRows * run.padded;
+  run.scores = next, next += kAttentionRows * kAttentionTile;
+  run.part = next, next += kAttentionRows * run.state;
+  run.total = next, next += kAttentionRows * run.state;
+  run.keys = next, next += kAttentionTile * run.padded;
+  run.values = next;
+  for (int r = 0; r < run.rows; ++r) {
+    const int32_t position = job.batch.positions[row_place<S>(job, task, r).token];
+    run.hi[r] = position + 1;
+    run.lo[r] = job.args.window > 0 && position >= job.args.window ? position - job.args.window + 1 : 0;
+  }
+}
+
+template <class S>
+void load_queries(AttentionRun& run) {
+  const typename S::Vec scale = S::set(run.job->args.scale);
+  for (int r = 0; r < run.rows; ++r) {
+    const RowPlace place = row_place<S>(*run.job, *run.task, r);
+    const float* q = run.job->q + place.token * run.job->q_stride + place.column;
+    for_vectors(run.job->args.head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+      S::store(run.q + r * run.padded + d, S::mul(load_some<S>(q + d, lanes), scale));
+    });
+  }
+}
+
+template <class S>
+[[gnu::always_inline]] inline void reset_state(float* state, int64_t padded) {
+  for (int64_t d = 0; d < padded + 16; d += 16) S::store(state + d, S::zero());
+  S::store(state + padded + 16, S::set(-__builtin_inff()));
+}
+
+/// Applies the soft cap, hides what the row does not see and returns the row's largest score in the groups [begin, end).
+template <class S>
+[[gnu::always_inline]] inline float mask_scores(float* scores, int begin, int end, int lo, int hi, float soft_cap) {
+  using V = typename S::Vec;
+  const V hidden = S::set(-__builtin_inff());
+  V best = hidden;
+  for (int g = begin; g < end; ++g) {
+    V s = S::load(scores + g * 16);
+    if (soft_cap > 0) s = S::mul(S::set(soft_cap), tanh<S>(S::div(s, S::set(soft_cap))));
+    if (lo > g * 16 || hi < g * 16 + 16) {
+      const V token = S::add(S::iota(), S::set(static_cast<float>(g * 16)));
+      s = S::select(S::less(token, S::set(static_cast<float>(hi))), s, hidden);
+      s = S::select(S::less(token, S::set(static_cast<float>(lo))), hidden, s);
+    }
+    S::store(scores + g * 16, s);
+    best = S::max(s, best);
+  }
+  return S::max_lane(best);
+}
+
+/// Turns one row's scores of the groups [begin, end) into weights exp(score - maximum), where the row sees tokens [lo, hi) of the tile,
+/// updates the row's sums and maximum, and returns the factor that the row's acc has to take.
+template <class S>
+[[gnu::always_inline]] inline float softmax_row(float* scores, int begin, int end, int lo, int hi, float soft_cap, float* sums) {
+  using V = typename S::Vec;
+  if (lo >= hi) {
+    for (int g = begin; g < end; ++g) S::store(scores + g * 16, S::zero());
+    return 1.0f;
+  }
+  const float best = mask_scores<S>(scores, begin, end, lo, hi, soft_cap);
+  const float old_maximum = sums[16];
+  const float maximum = old_maximum > best ? old_maximum : best;
+  V sum = S::load(sums);
+  float correction = 1.0f;
+  if (maximum != old_maximum) {
+    const V factor = exp<S>(S::set(old_maximum - maximum));
+    correction = S::first_lane(factor);
+    sum = S::mul(sum, factor);
+  }
+  for (int g = begin; g < end; ++g) {
+    const V weight = exp<S>(S::sub(S::load(scores + g * 16), S::set(maximum)));
+    S::store(scores + g * 16, weight);
+    sum = S::add(sum, weight);
+  }
+  S::store(sums, sum);
+  sums[16] = maximum;
+  return correction;
+}
+
+/// Adds tokens [lo, hi) of a tile that begins at position `begin` to the rows' states in run.part.
+template <class S, class T>
+void attend_tile(AttentionRun& run, const KvTile<T>& tile, int64_t begin, int lo, int hi) {
+  const int first = lo / 16, last = (hi + 15) / 16;
+  const int head_dim = run.job->args.head_dim;
+  for (int r = 0; r < run.rows; r += S::kRows) {
+    const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
+    for (int g = first; g < last; g += S::kVecs) {
+      const int vecs = last - g < S::kVecs ? last - g : S::kVecs;
+      score_block<S, T>(rows, vecs, run.q + r * run.padded, run.padded, tile.keys + g, head_dim,
+                        run.scores + r * kAttentionTile + g * 16);
+    }
+  }
+  for (int r = 0; r < run.rows; ++r) {
+    const int64_t row_lo = run.lo[r] - begin, row_hi = run.hi[r] - begin;
+    run.correction[r] = softmax_row<S>(run.scores + r * kAttentionTile, first, last, row_lo > lo ? static_cast<int>(row_lo) : lo,
+                                       row_hi < hi ? static_cast<int>(row_hi) : hi, run.job->args.soft_cap,
+                                       run.part + r * run.state + run.padded);
+  }
+  const int columns = static_cast<int>(run.padded / 16);
+  for (int r = 0; r < run.rows; r += S::kRows) {
+    const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
+    const ValueBlock block{run.scores + r * kAttentionTile, run.correction + r, run.part + r * run.state, run.state, lo, hi};
+    for (int c = 0; c < columns; c += S::kVecs) {
+      value_block<S, T>(rows, columns - c < S::kVecs ? columns - c : S::kVecs, block, tile, c * 16);
+    }
+  }
+}
+
+/// Computes the states of one partition into run.part. T is the cache's element type.
+template <class S, class T>
+void attend_partition(AttentionRun& run, int part) {
+  for (int r = 0; r < run.rows; ++r) reset_state<S>(run.part + r * run.state, run.padded);
+  const KvPlace& kv = run.job->kv;
+  const int64_t part_begin = static_cast<int64_t>(part) * kAttentionPartition, part_end = part_begin + kAttentionPartition;
+  const int64_t lo = run.lo[0] > part_begin ? run.lo[0] : part_begin;
+  const int64_t hi = run.hi[run.rows - 1] < part_end ? run.hi[run.rows - 1] : part_end;
+  const bool in_place = kv.group == 16 && kv.head_dim % 16 == 0 && (sizeof(T) == sizeof(float) || run.rows <= kCopyRows);
+  TileSource source{&kv, run.job->batch.block_table + static_cast<int64_t>(run.task->seq) * run.job->batch.max_blocks,
+                    run.task->kv_head, 0};
+  for (int64_t begin = lo / kAttentionTile * kAttentionTile; begin < hi; begin += kAttentionTile) {
+    source.begin = begin;
+    const int tile_lo = lo > begin ? static_cast<int>(lo - begin) : 0;
+    const int tile_hi = hi - begin < kAttentionTile ? static_cast<int>(hi - begin) : kAttentionTile;
+    if (in_place) {
+      attend_tile<S, T>(run, block_tile<S, T>(source, tile_lo, tile_hi), begin, tile_lo, tile_hi);
+    } else {
+      attend_tile<S, float>(run, copied_tile<S, T>(source, tile_lo, tile_hi, run.keys, run.values), begin, tile_lo, tile_hi);
+    }
+  }
+}
+
+/// Merges the states of partition `part` into run.total for the rows that see any of it.
+template <class S>
+void merge_partition(AttentionRun& run, int part, const float* states) {
+  using V = typename S::Vec;
+  const int64_t length = run.padded + 16, maximum_at = run.padded + 16;
+  for (int r = 0; r < run.rows; ++r) {
+    const int first = run.lo[r] / kAttentionPartition, last = (run.hi[r] - 1) / kAttentionPartition;
+    if (part < first || part > last) continue;
+    const float* from = states + r * run.state;
+    float* to = run.total + r * run.state;
+    if (part == first) {
+      for (int64_t d = 0; d < run.state; d += 16) S::store(to + d, S::load(from + d));
+      continue;
+    }
+    const float maximum = from[maximum_at] > to[maximum_at] ? from[maximum_at] : to[maximum_at];
+    const V old_factor = exp<S>(S::set(to[maximum_at] - maximum)), new_factor = exp<S>(S::set(from[maximum_at] - maximum));
+    for (int64_t d = 0; d < length; d += 16) {
+      S::store(to + d, S::fma(S::load(from + d), new_factor, S::mul(S::load(to + d), old_factor)));
+    }
+    to[maximum_at] = maximum;
+  }
+}
+
+/// out = acc / sum of weights. Adding 0 turns a -0 into +0: whether hidden keys were visited must not show.
+template <class S>
+void finish_rows(const AttentionRun& run) {
+  for (int r = 0; r < run.rows; ++r) {
+    const RowPlace place = row_place<S>(*run.job, *run.task, r);
+    const float* total = run.total + r * run.state;
+    float* out = run.job->out + place.token * run.job->out_stride + place.column;
+    const typename S::Vec inverse = S::set(1.0f / S::sum(S::load(total + run.padded)));
+    for_vectors(run.job->args.head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+      store_some<S>(out + d, S::fma(S::load(total + d), inverse, S::zero()), lanes);
+    });
+  }
+}
+
+template <class S>
+void attention_task(const AttentionJob& job, const AttentionTask& task, float* scratch) {
+  AttentionRun run;
+  begin_run<S>(run, job, task, scratch);
+  load_queries<S>(run);
+  if (task.partial) run.part = task.partial;
+  for (int part = task.part_begin; part < task.part_end; ++part) {
+    if (job.kv.bf16) {
+      attend_partition<S, uint16_t>(run, part);
+    } else {
+      attend_partition<S, float>(run, part);
+    }
+    if (!task.partial) merge_partition<S>(run, part, run.part);
+  }
+  if (!task.partial) finish_rows<S>(run);
+}
+
+template <class S>
+void attention_merge_task(const AttentionJob& job, const AttentionTask& task, const float* partial, float* scratch) {
+  AttentionRun run;
+  begin_run<S>(run, job, task, scratch);
+  for (int part = task.part_begin; part < task.part_end; ++part) {
+    merge_partition<S>(run, part, partial + (part - task.part_begin) * run.rows * run.state);
+  }
+  finish_rows<S>(run);
+}
+
+}  // namespace pagoda::cpu

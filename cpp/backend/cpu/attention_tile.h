@@ -1,0 +1,80 @@
+// Sixty-four consecutive keys and values of one sequence and KV head, as the attention kernels read them: four groups of 16 tokens.
+// A tile either points into the KV blocks or, when many query rows share it, holds a float copy in scratch.
+#pragma once
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/simd.h"
+
+namespace pagoda::cpu {
+
+constexpr int kTileGroups = kAttentionTile / 16;
+
+/// Keys as [head_dim][16] per group, values as rows of `value_stride`. Only groups that meet the asked token range are set.
+template <class T>
+struct KvTile {
+  const T* keys[kTileGroups];
+  const T* values[kTileGroups];
+  int64_t value_stride;
+};
+
+/// Where to find a sequence's tokens.
+struct TileSource {
+  const KvPlace* kv;
+  const int32_t* blocks;  ///< the sequence's row of the block table
+  int kv_head;
+  int64_t begin;  ///< position of the tile's first token, a multiple of kAttentionTile
+
+  [[gnu::always_inline]] int64_t block(int64_t token) const { return blocks[(begin + token) >> kv->block_shift]; }
+  [[gnu::always_inline]] int offset(int64_t token) const { return static_cast<int>(begin + token) & (kv->block_size - 1); }
+};
+
+/// Points into the blocks for tokens [lo, hi) of the tile. Needs block_size >= 16.
+template <class S, class T>
+[[gnu::always_inline]] inline KvTile<T> block_tile(const TileSource& source, int lo, int hi) {
+  KvTile<T> tile;
+  const T* cache = reinterpret_cast<const T*>(source.kv->data);
+  for (int token = lo / 16 * 16; token < hi; token += 16) {
+    const int64_t block = source.block(token);
+    tile.keys[token / 16] = cache + source.kv->key_offset(block, source.kv_head, source.offset(token));
+    tile.values[token / 16] = cache + source.kv->value_offset(block, source.kv_head, source.offset(token));
+  }
+  tile.value_stride = source.kv->head_dim;
+  return tile;
+}
+
+/// Copies the keys of tokens [lo, hi) to keys[group][head_dim][16]; lanes outside the range keep what they hold or get garbage.
+template <class S, class T>
+void copy_keys(const TileSource& source, int lo, int hi, float* keys) {
+  const int head_dim = source.kv->head_dim, group = source.kv->group;
+  const T* cache = reinterpret_cast<const T*>(source.kv->data);
+  for (int token = lo / group * group; token < hi; token += group) {
+    const T* from = cache + source.kv->key_offset(source.block(token), source.kv_head, source.offset(token));
+    float* to = keys + token / 16 * 16 * head_dim + token % 16;
+    for (int d = 0; d < head_dim; ++d) store_some<S>(to + d * 16, load_some<S>(from + d * group, group), group);
+  }
+}
+
+/// A float copy of tokens [lo, hi) in scratch: keys [4][head_dim][16], values [64][head_dim rounded up to 16], the padding zero.
+template <class S, class T>
+KvTile<float> copied_tile(const TileSource& source, int lo, int hi, float* keys, float* values) {
+  const int head_dim = source.kv->head_dim;
+  const int64_t padded = (head_dim + 15) / 16 * 16;
+  const T* cache = reinterpret_cast<const T*>(source.kv->data);
+  copy_keys<S, T>(source, lo, hi, keys);
+  for (int token = lo; token < hi; ++token) {
+    const T* from = cache + source.kv->value_offset(source.block(token), source.kv_head, source.offset(token));
+    float* to = values + token * padded;
+    for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+      S::store(to + d, load_some<S>(from + d, lanes));
+    });
+  }
+  KvTile<float> tile;
+  for (int g = 0; g < kTileGroups; ++g) {
+    tile.keys[g] = keys + g * 16 * head_dim;
+    tile.values[g] = values + g * 16 * padded;
+  }
+  tile.value_stride = padded;
+  return tile;
+}
+
+}  // namespace pagoda::cpu

@@ -1,0 +1,159 @@
+// Threads and memory of the CPU backend. Small operations stay on the calling thread: waking the others costs about two microseconds.
+#include "backend/cpu/cpu_backend.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "backend/cpu/attention.h"
+#include "backend/cpu/device.h"
+#include "core/check.h"
+#include "core/usable_cores.h"
+
+namespace pagoda::cpu {
+namespace {
+
+constexpr size_t kMapBytes = size_t{1} << 20;  ///< from this size on memory comes from mmap, so that untouched pages cost nothing
+constexpr int kMaxThreads = 1024;
+/// Elements of a row operation that are worth a second thread.
+constexpr int64_t kParallelElements = 16384;
+
+int thread_count(const CpuOptions& options) {
+  require(options.num_threads >= 0 && options.num_threads <= kMaxThreads, "num_threads must be in [0, ", kMaxThreads, "], got ",
+          options.num_threads);
+  return options.num_threads ? options.num_threads : usable_cores();
+}
+
+[[noreturn]] void throw_out_of_memory(size_t bytes) {
+  throw DeviceError(str("the machine has no room for ", bytes, " bytes; ", read_memory().available_bytes, " bytes are available"));
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(const CpuOptions& options)
+    : isa_(parse_isa(options.isa)),
+      kernels_(kernels(isa_)),
+      linear_kernels_(linear_kernels(isa_)),
+      sampling_kernels_(sampling_kernels(isa_)),
+      device_(cpu_device_info(options)),
+      pool_(device_.num_threads),
+      attention_scratch_(allocate(static_cast<size_t>(pool_.num_threads()) *
+                                  static_cast<size_t>(attention_scratch_floats(kAttentionMaxHeadDim)) * sizeof(float))) {}
+
+Buffer CpuBackend::allocate(size_t bytes) {
+  if (bytes < kMapBytes) {
+    void* data = std::aligned_alloc(64, (std::max<size_t>(bytes, 1) + 63) / 64 * 64);
+    if (!data) throw_out_of_memory(bytes);
+    return Buffer(data, std::free);
+  }
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) throw_out_of_memory(bytes);
+  return Buffer(data, [bytes](void* p) { munmap(p, bytes); });
+}
+
+void CpuBackend::upload(void* device, const void* host, size_t bytes) {
+  if (bytes) std::memcpy(device, host, bytes);
+}
+
+void CpuBackend::download(void* host, const void* device, size_t bytes) {
+  if (bytes) std::memcpy(host, device, bytes);
+}
+
+void CpuBackend::run_captured(uint64_t, const std::function<void()>& body) { body(); }
+
+Weight CpuBackend::pack(std::span<const WeightPart> parts) { return pack_weight(parts, pool_); }
+
+/// Calls body(begin, end) over disjoint ranges of rows, `row_cost` elements each.
+template <class Body>
+void CpuBackend::for_rows(int64_t rows, int64_t row_cost, const Body& body) {
+  const int64_t chunks = std::min({rows, int64_t{4} * pool_.num_threads(), rows * row_cost / (kParallelElements / 2)});
+  if (chunks <= 1) return body(int64_t{0}, rows);
+  pool_.run(chunks, [&](int64_t chunk, int) { body(rows * chunk / chunks, rows * (chunk + 1) / chunks); });
+}
+
+void CpuBackend::embed(const Tensor& out, const Weight& table, const int32_t* ids) { cpu::embed(pool_, out, table, ids); }
+
+void CpuBackend::rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) {
+  for_rows(x.rows(), x.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels_.rms_norm(out.row<float>(i), x.row<float>(i), weight, x.cols(), eps);
+  });
+}
+
+void CpuBackend::add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) {
+  for_rows(x.rows(), x.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.add_rms_norm(out.row<float>(i), residual.row<float>(i), x.row<float>(i), weight, x.cols(), eps);
+    }
+  });
+}
+
+void CpuBackend::linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) {
+  cpu::linear(linear_kernels_, pool_, out, x, weight, bias, workspace);
+}
+
+void CpuBackend::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) {
+  RopeStoreJob job;
+  job.args = args;
+  job.kv = make_kv_place(kv);
+  job.qkv = qkv.as<float>();
+  job.qkv_stride = qkv.row_stride;
+  job.positions = batch.positions;
+  job.slots = batch.slots;
+  for_rows(qkv.rows(), 4 * qkv.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) kernels_.rope_store(job, t);
+  });
+}
+
+void CpuBackend::paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch,
+                                 void* workspace) {
+  AttentionJob job;
+  job.args = args;
+  job.kv = make_kv_place(kv);
+  job.q = q.as<float>();
+  job.q_stride = q.row_stride;
+  job.out = out.as<float>();
+  job.out_stride = out.row_stride;
+  job.batch = batch;
+  cpu::paged_attention(kernels_, pool_, job, workspace, static_cast<float*>(attention_scratch_.get()));
+}
+
+void CpuBackend::gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) {
+  const int64_t n = out.cols();
+  for_rows(out.rows(), 4 * n, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* gate = gate_up.row<float>(i);
+      kernels_.gated_activation(out.row<float>(i), gate, gate + n, n, activation);
+    }
+  });
+}
+
+void CpuBackend::gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) {
+  for (int64_t i = 0; i < out.rows(); ++i) {
+    std::memcpy(out.row<float>(i), x.row<float>(rows[i]), static_cast<size_t>(out.cols()) * sizeof(float));
+  }
+}
+
+void CpuBackend::sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) {
+  cpu::sample(sampling_kernels_, pool_, sampling_scratch_, logits, batch, result);
+}
+
+}  // namespace pagoda::cpu
+
+namespace pagoda {
+
+const BackendTraits& cpu_traits() {
+  static const BackendTraits traits{"cpu", DType::f32, cpu::packed_bytes, cpu::linear_workspace, cpu::attention_workspace};
+  return traits;
+}
+
+DeviceInfo cpu_device_info(const CpuOptions& options) {
+  const cpu::MemoryInfo memory = cpu::read_memory();
+  return {cpu::cpu_name(), cpu::isa_name(cpu::parse_isa(options.isa)), cpu::thread_count(options), memory.total_bytes,
+          memory.available_bytes};
+}
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) { return std::make_unique<cpu::CpuBackend>(options); }
+
+}  // namespace pagoda

@@ -1,0 +1,56 @@
+// The Backend that runs on this machine's processor: picks the kernel tables of an instruction set, owns the threads and their scratch,
+// and spreads each operation's rows or tasks over the threads. Made by make_cpu_backend, called by Ops on the engine thread.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "backend/backend.h"
+#include "backend/cpu/isa.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/linear.h"
+#include "backend/cpu/sampling.h"
+#include "core/thread_pool.h"
+
+namespace pagoda::cpu {
+
+class CpuBackend final : public Backend {
+ public:
+  /// Throws InvalidArgument for an unknown or unsupported isa or a thread count outside [0, 1024].
+  explicit CpuBackend(const CpuOptions& options);
+
+  const BackendTraits& traits() const override { return cpu_traits(); }
+  const DeviceInfo& device() const override { return device_; }
+
+  Buffer allocate(size_t bytes) override;
+  void upload(void* device, const void* host, size_t bytes) override;
+  void download(void* host, const void* device, size_t bytes) override;
+  void run_captured(uint64_t key, const std::function<void()>& body) override;
+  Weight pack(std::span<const WeightPart> parts) override;
+
+  void embed(const Tensor& out, const Weight& table, const int32_t* ids) override;
+  void rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) override;
+  void add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) override;
+  void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) override;
+  void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) override;
+  void paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch,
+                       void* workspace) override;
+  void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) override;
+  void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) override;
+  void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) override;
+
+ private:
+  template <class Body>
+  void for_rows(int64_t rows, int64_t row_cost, const Body& body);
+
+  const Isa isa_;
+  const Kernels& kernels_;
+  const LinearKernels& linear_kernels_;
+  const SamplingKernels& sampling_kernels_;
+  DeviceInfo device_;
+  ThreadPool pool_;
+  Buffer attention_scratch_;  ///< [num_threads][attention_scratch_floats(kAttentionMaxHeadDim)]
+  SamplingScratch sampling_scratch_;
+};
+
+}  // namespace pagoda::cpu

@@ -1,0 +1,144 @@
+// Shape checks and arena allocation around each backend operation.
+#include "backend/ops.h"
+
+#include "core/check.h"
+
+namespace pagoda {
+namespace {
+
+constexpr int kMaxHeadDim = 256;  // the widest head that the attention kernels have scratch for
+
+std::string describe(const Tensor& tensor) { return str(dtype_name(tensor.dtype), tensor.shape.to_string()); }
+
+std::string describe(const Weight& weight) { return str("weight[", weight.rows, ", ", weight.cols, "]"); }
+
+/// Head counts and the head size fit together and the cache holds such heads.
+void check_heads(const char* operation, int num_heads, int kv_heads, int head_dim, const KvLayer& kv, const Batch& batch) {
+  ensure(num_heads > 0 && kv_heads > 0 && num_heads % kv_heads == 0, operation, ": ", num_heads, " heads cannot share ", kv_heads,
+         " KV heads");
+  ensure(head_dim > 0 && head_dim <= kMaxHeadDim, operation, ": head_dim must be in [1, ", kMaxHeadDim, "], got ", head_dim);
+  const KvLayout& layout = kv.layout;
+  ensure(layout.kv_heads == kv_heads && layout.head_dim == head_dim, operation, ": the KV cache holds ", layout.kv_heads, " heads of ",
+         layout.head_dim, ", the model has ", kv_heads, " heads of ", head_dim);
+  ensure(layout.dtype == DType::bf16 || layout.dtype == DType::f32, operation, ": a KV cache of ", dtype_name(layout.dtype),
+         " is not supported, only bf16 and f32");
+  ensure(layout.block_size > 0 && (layout.block_size & (layout.block_size - 1)) == 0 && batch.block_size == layout.block_size, operation,
+         ": block_size must be a power of two and the batch's, got ", layout.block_size, " in the cache and ", batch.block_size,
+         " in the batch");
+}
+
+void check_tokens(const char* operation, const Tensor& tensor, const Batch& batch) {
+  ensure(tensor.rows() == batch.num_tokens, operation, ": ", describe(tensor), " does not have the batch's ", batch.num_tokens, " tokens");
+}
+
+}  // namespace
+
+Ops::Ops(const BackendTraits& traits, Backend* backend, Arena& arena) : traits_(traits), backend_(backend), arena_(arena) {
+  ensure((backend == nullptr) == arena.measuring(), "Ops: a dry run takes a measuring arena, a real run one with memory");
+}
+
+void Ops::check_activation(const char* operation, const char* name, const Tensor& tensor) const {
+  ensure(tensor.shape.rank() == 2 && tensor.dtype == traits_.activation_dtype && tensor.row_stride >= tensor.cols(), operation, ": ", name,
+         " must be ", dtype_name(traits_.activation_dtype), "[rows, columns], got ", describe(tensor), " with row stride ",
+         tensor.row_stride);
+}
+
+Tensor Ops::allocate(DType dtype, Shape shape) {
+  ensure(shape.numel() >= 0, "allocate: negative shape ", shape.to_string());
+  return Tensor::dense(arena_.allocate(static_cast<size_t>(shape.numel()) * dtype_bytes(dtype)), dtype, shape);
+}
+
+Tensor Ops::embed(const Weight& table, const int32_t* ids, int64_t n) {
+  ensure(n >= 0 && table.rows > 0, "embed: ", n, " ids of ", describe(table));
+  const Tensor out = allocate(traits_.activation_dtype, {n, table.cols});
+  if (backend_) backend_->embed(out, table, ids);
+  return out;
+}
+
+Tensor Ops::rms_norm(const Tensor& x, const float* w, float eps) {
+  check_activation("rms_norm", "x", x);
+  const Tensor out = allocate(traits_.activation_dtype, x.shape);
+  if (backend_) backend_->rms_norm(out, x, w, eps);
+  return out;
+}
+
+Tensor Ops::add_rms_norm(const Tensor& residual, const Tensor& x, const float* w, float eps) {
+  check_activation("add_rms_norm", "residual", residual);
+  check_activation("add_rms_norm", "x", x);
+  ensure(residual.shape == x.shape, "add_rms_norm: residual ", describe(residual), " and x ", describe(x), " differ in shape");
+  const Tensor out = allocate(traits_.activation_dtype, x.shape);
+  if (backend_) backend_->add_rms_norm(out, residual, x, w, eps);
+  return out;
+}
+
+Tensor Ops::linear(const Tensor& x, const Weight& weight, const float* bias) {
+  check_activation("linear", "x", x);
+  const Tensor out = allocate(traits_.activation_dtype, {x.rows(), weight.rows});
+  linear_into(out, x, weight, bias);
+  return out;
+}
+
+void Ops::linear_into(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias) {
+  check_activation("linear", "x", x);
+  ensure(x.cols() == weight.cols, "linear: x ", describe(x), " does not fit ", describe(weight));
+  ensure(out.dtype == traits_.activation_dtype || out.dtype == DType::f32, "linear: out ", describe(out), " must be ",
+         dtype_name(traits_.activation_dtype), " or f32");
+  ensure(out.shape == Shape{x.rows(), weight.rows}, "linear: out ", describe(out), " does not fit x ", describe(x), " and ",
+         describe(weight));
+  Arena::Scope scope(arena_);
+  void* workspace = arena_.allocate(traits_.linear_workspace(x.rows(), weight.rows, weight.cols, weight.part_formats));
+  if (backend_) backend_->linear(out, x, weight, bias, workspace);
+}
+
+Tensor Ops::logits(const Tensor& x, const Weight& weight) {
+  check_activation("logits", "x", x);
+  const Tensor out = allocate(DType::f32, {x.rows(), weight.rows});
+  linear_into(out, x, weight);
+  return out;
+}
+
+Tensor Ops::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) {
+  check_activation("rope_store_kv", "qkv", qkv);
+  check_heads("rope_store_kv", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
+  check_tokens("rope_store_kv", qkv, batch);
+  ensure(qkv.cols() == int64_t{args.num_heads + 2 * args.kv_heads} * args.head_dim, "rope_store_kv: qkv ", describe(qkv),
+         " does not hold ", args.num_heads, " + 2 * ", args.kv_heads, " heads of ", args.head_dim);
+  ensure(args.rotary_dim >= 0 && args.rotary_dim <= args.head_dim && args.rotary_dim % 2 == 0,
+         "rope_store_kv: rotary_dim must be even and in [0, ", args.head_dim, "], got ", args.rotary_dim);
+  if (backend_) backend_->rope_store_kv(qkv, args, kv, batch);
+  const int64_t q_cols = int64_t{args.num_heads} * args.head_dim;
+  return {qkv.data, qkv.dtype, {qkv.rows(), q_cols}, qkv.row_stride};
+}
+
+Tensor Ops::paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch) {
+  check_activation("paged_attention", "q", q);
+  check_heads("paged_attention", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
+  check_tokens("paged_attention", q, batch);
+  ensure(q.cols() == int64_t{args.num_heads} * args.head_dim, "paged_attention: q ", describe(q), " does not hold ", args.num_heads,
+         " heads of ", args.head_dim);
+  ensure(args.window >= 0 && args.soft_cap >= 0, "paged_attention: window and soft_cap must be >= 0, got ", args.window, " and ",
+         args.soft_cap);
+  const Tensor out = allocate(traits_.activation_dtype, q.shape);
+  Arena::Scope scope(arena_);
+  void* workspace = arena_.allocate(traits_.attention_workspace(batch.num_tokens, batch.max_kv_len, args));
+  if (backend_) backend_->paged_attention(out, q, args, kv, batch, workspace);
+  return out;
+}
+
+Tensor Ops::gated_activation(const Tensor& gate_up, Activation activation) {
+  check_activation("gated_activation", "gate_up", gate_up);
+  ensure(gate_up.cols() % 2 == 0, "gated_activation: gate_up ", describe(gate_up), " must have an even number of columns");
+  const Tensor out = allocate(traits_.activation_dtype, {gate_up.rows(), gate_up.cols() / 2});
+  if (backend_) backend_->gated_activation(out, gate_up, activation);
+  return out;
+}
+
+Tensor Ops::gather_rows(const Tensor& x, const int32_t* rows, int64_t n) {
+  check_activation("gather_rows", "x", x);
+  ensure(n >= 0, "gather_rows: negative number of rows ", n, " of x ", describe(x));
+  const Tensor out = allocate(traits_.activation_dtype, {n, x.cols()});
+  if (backend_) backend_->gather_rows(out, x, rows);
+  return out;
+}
+
+}  // namespace pagoda

@@ -1,0 +1,60 @@
+// The operations as a model calls them: shapes are checked, outputs and scratch come from the arena, then the backend runs.
+// A model sees only this class. Made by the runner (with a backend) and by the memory planner (without: a dry run).
+#pragma once
+
+#include <cstdint>
+
+#include "backend/arena.h"
+#include "backend/backend.h"
+#include "core/tensor.h"
+
+namespace pagoda {
+
+/// Every operation throws InternalError, naming itself and the shapes, when the shapes or types do not fit together. Tensors it returns lie
+/// in the arena and live as long as the arena's enclosing scope. T tokens, H hidden size, R logit rows; "act" is the backend's activation
+/// type. Engine thread only.
+///
+/// A dry run makes the same checks and the same allocations in a measuring arena, touches no data and calls no backend; all data pointers
+/// are null. What it measures is exactly what a real run of the same shapes uses.
+class Ops {
+ public:
+  /// `backend` null: a dry run, `arena` is a measuring one. Both must outlive this object.
+  Ops(const BackendTraits& traits, Backend* backend, Arena& arena);
+
+  /// An uninitialised tensor.
+  Tensor allocate(DType dtype, Shape shape);
+
+  /// [n, table.cols] act: rows ids[n] of the table.
+  Tensor embed(const Weight& table, const int32_t* ids, int64_t n);
+  /// [T, H] act from x[T, H] act and w[H].
+  Tensor rms_norm(const Tensor& x, const float* w, float eps);
+  /// residual[T, H] += x[T, H] (both act); returns rms_norm(residual).
+  Tensor add_rms_norm(const Tensor& residual, const Tensor& x, const float* w, float eps);
+  /// [T, weight.rows] act from x[T, weight.cols] act and bias[weight.rows] or null.
+  Tensor linear(const Tensor& x, const Weight& weight, const float* bias = nullptr);
+  /// The same into out[T, weight.rows], which is act or f32 and may be strided.
+  void linear_into(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias = nullptr);
+  /// [R, weight.rows] f32.
+  Tensor logits(const Tensor& x, const Weight& weight);
+  /// Norms and rotates q and k of qkv[T, (num_heads + 2 * kv_heads) * head_dim] act in place, stores k and v in the cache and returns the
+  /// view of q, [T, num_heads * head_dim].
+  Tensor rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch);
+  /// [T, num_heads * head_dim] act from q of the same shape. The step's keys and values are in the cache already.
+  Tensor paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch);
+  /// [T, I] act from gate_up[T, 2I] act.
+  Tensor gated_activation(const Tensor& gate_up, Activation activation);
+  /// [n, H] act: rows `rows`[n] of x[T, H] act.
+  Tensor gather_rows(const Tensor& x, const int32_t* rows, int64_t n);
+
+  Arena& arena() { return arena_; }
+  bool dry() const { return backend_ == nullptr; }
+
+ private:
+  void check_activation(const char* operation, const char* name, const Tensor& tensor) const;
+
+  const BackendTraits& traits_;
+  Backend* backend_;
+  Arena& arena_;
+};
+
+}  // namespace pagoda
