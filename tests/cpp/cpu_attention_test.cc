@@ -1,0 +1,94 @@
+// Paged attention against a dense double-precision reference: head groupings, block sizes, head sizes, cache types, windows, soft cap.
+#include <gtest/gtest.h>
+
+#include "cpu_support.h"
+
+namespace pagoda {
+namespace {
+
+using test::AttentionCase;
+using test::AttentionRun;
+
+AttentionCase make_case(int num_heads, int kv_heads, int head_dim, std::vector<int> lengths) {
+  AttentionCase test;
+  test.args.num_heads = num_heads;
+  test.args.kv_heads = kv_heads;
+  test.args.head_dim = head_dim;
+  test.args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  test.lengths = std::move(lengths);
+  return test;
+}
+
+void expect_reference(const AttentionCase& test, double tolerance) {
+  for (const std::string& isa : test::available_isas()) {
+    AttentionRun run(test, isa, 2);
+    run.run_whole();
+    EXPECT_LT(run.error(), tolerance) << isa << ", " << test.args.num_heads << " heads, " << test.args.kv_heads << " KV heads of "
+                                      << test.args.head_dim << ", blocks of " << test.block_size << " " << dtype_name(test.kv_dtype);
+  }
+}
+
+TEST(CpuAttention, multi_head_grouped_and_multi_query_match_the_dense_reference) {
+  for (const auto& [num_heads, kv_heads] : {std::pair{4, 4}, {6, 2}, {9, 3}, {5, 1}}) {
+    expect_reference(make_case(num_heads, kv_heads, 64, {1, 70, 131}), 2e-6);
+  }
+}
+
+TEST(CpuAttention, a_group_larger_than_a_tile_of_rows_matches) { expect_reference(make_case(71, 1, 16, {5, 67}), 2e-6); }
+
+TEST(CpuAttention, every_block_size_and_cache_type_matches) {
+  for (const int block_size : {1, 2, 4, 8, 16, 32, 64, 128}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      AttentionCase test = make_case(6, 2, 32, {3, 64, 149});
+      test.block_size = block_size;
+      test.kv_dtype = dtype;
+      expect_reference(test, 2e-6);
+    }
+  }
+}
+
+TEST(CpuAttention, every_head_size_matches) {
+  for (const int head_dim : {1, 8, 15, 16, 40, 72, 80, 96, 100, 128, 192, 256}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      AttentionCase test = make_case(4, 2, head_dim, {83});
+      test.kv_dtype = dtype;
+      expect_reference(test, 4e-6);
+    }
+  }
+}
+
+TEST(CpuAttention, a_sliding_window_hides_older_keys) {
+  for (const int window : {1, 2, 17, 64, 100, 1000}) {
+    AttentionCase test = make_case(4, 2, 24, {90, 340});
+    test.args.window = window;
+    expect_reference(test, 4e-6);
+  }
+}
+
+TEST(CpuAttention, the_soft_cap_bends_the_scores) {
+  AttentionCase test = make_case(4, 2, 32, {40, 100});
+  test.args.soft_cap = 2.5f;
+  test.args.scale = 1.5f;
+  expect_reference(test, 4e-6);
+}
+
+TEST(CpuAttention, contexts_over_many_partitions_match) { expect_reference(make_case(3, 1, 16, {1100}), 4e-6); }
+
+TEST(CpuAttention, large_scores_do_not_overflow) {
+  AttentionCase test = make_case(2, 1, 16, {300});
+  test.args.scale = 30.0f;
+  expect_reference(test, 5e-4);
+}
+
+TEST(CpuAttention, a_decode_step_sees_what_earlier_steps_stored) {
+  for (const std::string& isa : test::available_isas()) {
+    const AttentionCase test = make_case(9, 3, 64, {40, 10, 400});
+    AttentionRun run(test, isa, 2);
+    run.step({{0, 0, 39}, {1, 0, 9}, {2, 0, 399}});
+    run.step({{0, 39, 40}, {1, 9, 10}, {2, 399, 400}});
+    EXPECT_LT(run.error(), 4e-6) << isa;
+  }
+}
+
+}  // namespace
+}  // namespace pagoda
