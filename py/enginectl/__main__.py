@@ -32,11 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Ctrl-C.
     """
     try:
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        try:
+            code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit as stop:  # argparse, after --help or a usage error
+            code = stop.code if isinstance(stop.code, int) else 0
+        sys.stdout.flush()  # here, so that a reader who left is noticed while it can still be handled
         return code
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -49,9 +50,12 @@ def _dispatch(argv: list[str]) -> int:
         print(_overview(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] == "--version":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"pagoda {version('pagoda-engine')}")
+        try:
+            print(f"pagoda-engine {version('pagoda-engine')}")
+        except PackageNotFoundError:
+            return fail("pagoda-engine is not installed, so it has no version")
         return 0
     name = argv[0]
     if name not in COMMANDS:

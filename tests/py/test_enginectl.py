@@ -49,6 +49,12 @@ def test_no_arguments_give_help_on_stderr_and_2(capsys: pytest.CaptureFixture[st
     assert all(command in err for command in COMMANDS)
 
 
+def test_the_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "pagoda-engine 1.2.3\n"
+
+
 def test_asking_for_help_gives_it_on_stdout_and_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out, err = capsys.readouterr()
@@ -153,8 +159,9 @@ def test_a_closed_pipe_is_silent() -> None:
     assert done.returncode in (0, 141)  # 0: everything was written before the reader left
 
 
-def test_writing_to_a_pipe_nobody_reads_exits_141_without_a_word() -> None:
-    done = shell("exec 3> >(exec true); sleep 0.5; enginectl config show >&3")
+@pytest.mark.parametrize("command", ["config show", "--help"])
+def test_writing_to_a_pipe_nobody_reads_exits_141_without_a_word(command: str) -> None:
+    done = shell(f"exec 3> >(exec true); sleep 0.5; enginectl {command} >&3")
     assert (done.returncode, done.stderr) == (141, "")
 
 
