@@ -85,21 +85,19 @@ def check_versions() -> Iterator[tuple[str, str]]:
 def check_processor() -> Iterator[tuple[str, str]]:
     """The processor, what it can do, and the kernels that the engine chooses for it."""
     info = system_info()
-    fields = _cpuinfo()
-    flags = fields.get("flags", "").split()
+    flags = _cpu_flags()
     features = [feature for feature in CPU_FEATURES if feature in flags]
-    yield "ok", fields.get("model name", platform.processor() or platform.machine())
+    yield "ok", info["name"]
     yield "ok", f"features: {' '.join(features) or 'none of ' + ' '.join(CPU_FEATURES)}"
     status = "warning" if info["isa"] == "portable" else "ok"
     yield status, f"kernels: {info['isa']}" + ("; without AVX2 inference is slow" if status == "warning" else "")
-    allowed = len(os.sched_getaffinity(0))
-    yield "ok", f"threads: {info['usable_cores']} (usable physical cores; {allowed} logical ones are allowed)"
+    yield "ok", f"threads: {info['num_threads']} of {len(os.sched_getaffinity(0))} logical processors that may be used"
 
 
 def check_memory() -> Iterator[tuple[str, str]]:
     """Main memory."""
-    rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, available = (int(rows[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    info = system_info()
+    total, available = info["total_bytes"], info["available_bytes"]
     low = available < LOW_MEMORY_BYTES
     hint = "; little is left for models and the KV cache" if low else ""
     yield "warning" if low else "ok", f"{size_text(available)} available of {size_text(total)}{hint}"
@@ -179,14 +177,13 @@ def check_generation() -> Iterator[tuple[str, str]]:
         yield "failed", f"expected one token, got {len(tokens)}"
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's entries of /proc/cpuinfo."""
+def _cpu_flags() -> list[str]:
+    """The first processor's flags in /proc/cpuinfo."""
     try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return {}
-    pairs = [line.partition(":") for line in first.splitlines()]
-    return {name.strip(): value.strip() for name, _, value in pairs}
+        return []
+    return next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
 
 
 CHECKS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {

@@ -31,13 +31,13 @@ def run(args: argparse.Namespace) -> int:
 
 def render(name: str, plan: Mapping[str, Any]) -> str:
     """The plan as a small table."""
-    kv_bytes = plan["kv_bytes_per_block"] * plan["num_blocks"]
     rows = [
         ("Weights", size_text(plan["weights_bytes"])),
         ("Workspace", size_text(plan["workspace_bytes"])),
-        ("KV cache", f"{size_text(kv_bytes)}: {kv_text(plan)}"),
-        ("Total", size_text(plan["weights_bytes"] + plan["workspace_bytes"] + kv_bytes)),
-        ("Available", size_text(plan["available_bytes"])),
+        ("KV cache", f"{size_text(plan['kv_cache_bytes'])}: {kv_text(plan)}"),
+        ("Sum", size_text(plan["weights_bytes"] + plan["workspace_bytes"] + plan["kv_cache_bytes"])),
+        ("Budget", size_text(plan["budget_bytes"])),
+        ("Free memory", f"{size_text(plan['available_bytes'])} of {size_text(plan['total_bytes'])}"),
         ("Longest request", f"{plan['max_model_len']:,} tokens"),
     ]
     lines = [f"{label:<17}{text}" for label, text in rows]

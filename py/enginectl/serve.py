@@ -48,11 +48,10 @@ def run(args: argparse.Namespace) -> int:
 
 def startup_text(config: Config, name: str, facts: Mapping[str, Any], url: str, chat: bool) -> str:
     """What a person wants to know when the server is ready. `facts` is `EngineClient.describe()`."""
-    kv_bytes = facts["kv_bytes_per_block"] * facts["num_blocks"]
     rows = [
         ("Model", f"{name} ({size_text(facts['weights_bytes'])} of weights)"),
         ("Device", device_text(facts)),
-        ("KV cache", f"{size_text(kv_bytes)}: {kv_text(facts)}"),
+        ("KV cache", f"{size_text(facts['kv_cache_bytes'])}: {kv_text(facts)}"),
         ("API", f"{url}/v1"),
         ("Health", f"{url}/health/ready"),
         ("Metrics", f"{url}/metrics"),
@@ -64,11 +63,10 @@ def startup_text(config: Config, name: str, facts: Mapping[str, Any], url: str, 
 
 
 def device_text(facts: Mapping[str, Any]) -> str:
-    """`cpu, avx512 kernels, 2 threads`; on a GPU the device alone."""
-    if facts["device"] != "cpu":
-        return str(facts["device"])
+    """`AMD EPYC, avx512 kernels, 2 threads`; a GPU has no threads to count."""
     threads = facts["num_threads"]
-    return f"cpu, {facts['isa']} kernels, {threads} thread{'' if threads == 1 else 's'}"
+    counted = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
+    return f"{facts['device']}, {facts['isa']} kernels{counted}"
 
 
 def local_url(host: str, port: int) -> str:

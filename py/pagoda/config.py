@@ -104,15 +104,20 @@ class Config:
 def plan_memory(path: str | Path, options: EngineOptions) -> dict[str, Any]:
     """How the model at `path` would use memory; reads headers only.
 
-    Keys: weights_bytes, workspace_bytes, kv_bytes_per_block, num_blocks, block_size, max_model_len, max_concurrency,
-    available_bytes. Raises InvalidArgument when the model cannot be read or does not fit.
+    Keys: total_bytes, available_bytes, budget_bytes, weights_bytes, workspace_bytes, kv_bytes_per_block,
+    kv_cache_bytes, num_blocks, block_size, max_model_len, max_concurrency. Raises InvalidArgument when the model
+    cannot be read or does not fit.
     """
     return dict(_core.plan_memory(str(path), options))
 
 
 def system_info() -> dict[str, Any]:
-    """What the engine sees of this machine and of its own build: isa (str), usable_cores (int), cuda_built (bool)."""
-    return dict(_core.system_info())
+    """What the engine would use of this machine.
+
+    Keys: name (of the processor), isa, num_threads, total_bytes, available_bytes, cuda_built (whether this build has
+    CUDA kernels).
+    """
+    return {**_core.cpu_info(), "cuda_built": _core.cuda_built()}
 
 
 @functools.cache

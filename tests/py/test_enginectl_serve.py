@@ -17,11 +17,12 @@ from enginectl.serve import curl_text, local_url, startup_text
 from pagoda.config import load_config
 
 FACTS = {
-    "device": "cpu",
+    "device": "AMD EPYC",
     "isa": "avx512",
     "num_threads": 2,
     "weights_bytes": 96_600_000,
     "kv_bytes_per_block": 184_320,
+    "kv_cache_bytes": 4096 * 184_320,
     "num_blocks": 4096,
     "block_size": 16,
     "max_model_len": 8192,
@@ -42,7 +43,7 @@ def test_the_start_block_has_everything_to_begin_with() -> None:
     text = startup_text(load_config(), "smollm2-135m", FACTS, "http://127.0.0.1:8000", chat=True)
     for part in (
         "smollm2-135m (92.1 MiB of weights)",
-        "cpu, avx512 kernels, 2 threads",
+        "AMD EPYC, avx512 kernels, 2 threads",
         "720.0 MiB: 4,096 blocks x 16 tokens = 65,536 tokens",
         "Maximum concurrency for 8,192 tokens per request: 8.00",
         "http://127.0.0.1:8000/v1",
