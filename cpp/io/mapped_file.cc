@@ -1,0 +1,71 @@
+// Opening and mapping of files, with one clear message per way it can fail.
+#include "io/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "core/check.h"
+
+namespace pagoda {
+namespace {
+
+/// An open file descriptor.
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+std::string cause_of(int error, const std::string& path) {
+  std::error_code ignored;
+  if (error == ENOENT && std::filesystem::is_symlink(path, ignored)) {
+    return "it is a dangling symbolic link to " + std::filesystem::read_symlink(path, ignored).string();
+  }
+  return std::generic_category().message(error);
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+  // O_NONBLOCK: opening a pipe must fail the check below, not wait for a writer.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) throw InvalidArgument("cannot open " + path + ": " + cause_of(errno, path));
+  struct stat status{};
+  if (::fstat(file.fd, &status) != 0) throw InvalidArgument("cannot read " + path + ": " + cause_of(errno, path));
+  require(!S_ISDIR(status.st_mode), "cannot read ", path, ": it is a directory, expected a file");
+  require(S_ISREG(status.st_mode), "cannot read ", path, ": it is not a regular file");
+  require(status.st_size > 0, "cannot read ", path, ": it is empty");
+  const auto size = static_cast<size_t>(status.st_size);
+  void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (mapped == MAP_FAILED) throw InvalidArgument(str("cannot map ", path, " (", size, " bytes): ", cause_of(errno, path)));
+  data_ = static_cast<const std::byte*>(mapped);
+  size_ = size;
+  if (text().starts_with("version https://git-lfs")) {
+    ::munmap(mapped, size);  // the destructor does not run for a constructor that throws
+    throw InvalidArgument(path + " is a Git-LFS pointer, not the file itself: run `git lfs pull` in its repository");
+  }
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace pagoda
