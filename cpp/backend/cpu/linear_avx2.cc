@@ -31,7 +31,7 @@ struct Avx2 {
   static Floats add(Floats x, Floats y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
   static Ints load(const std::byte* from) {
     const __m256i* at = reinterpret_cast<const __m256i*>(from);
-    return {_mm256_load_si256(at), _mm256_load_si256(at + 1)};
+    return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
   }
   static Floats load_f32(const std::byte* from) {
     const float* at = reinterpret_cast<const float*>(from);
@@ -39,7 +39,7 @@ struct Avx2 {
   }
   static Floats load_f16(const std::byte* from) {
     const __m128i* at = reinterpret_cast<const __m128i*>(from);
-    return {_mm256_cvtph_ps(_mm_load_si128(at)), _mm256_cvtph_ps(_mm_load_si128(at + 1))};
+    return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
   }
   static Floats load_bf16_first(const std::byte* from) {
     const Ints pairs = load(from);

@@ -27,7 +27,7 @@ struct Avx512 {
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats load_f32(const std::byte* from) { return _mm512_load_ps(from); }
   static Floats load_f16(const std::byte* from) {
-    return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
   static Floats load_part(const float* from, int width) { return _mm512_maskz_loadu_ps(mask(width), from); }
   static void store(float* to, Floats value, int width) { _mm512_mask_storeu_ps(to, mask(width), value); }
@@ -39,14 +39,14 @@ struct Avx512 {
     return _mm512_dpbf16_ps(acc, w, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
   }
 
-  static Quads load_quads(const std::byte* from) { return _mm512_load_si512(from); }
+  static Quads load_quads(const std::byte* from) { return _mm512_loadu_si512(from); }
   static Quads low_nibbles(Quads v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
   static Quads high_nibbles(Quads v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
   static Sum4 start4(int32_t offset) { return _mm512_set1_epi32(offset); }
   static Sum4 dot4(Sum4 sum, Quads w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
   static Floats finish4(Sum4 sum, int32_t /*offset, added at the start*/) { return _mm512_cvtepi32_ps(sum); }
 
-  static Bytes load_bytes(const std::byte* from) { return _mm512_load_si512(from); }
+  static Bytes load_bytes(const std::byte* from) { return _mm512_loadu_si512(from); }
   static Sum8 start8(int32_t offset) { return _mm512_set1_epi32(offset); }
   static Sum8 dot8(Sum8 sum, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
   static Floats finish8(Sum8 sum) { return _mm512_cvtepi32_ps(sum); }

@@ -85,18 +85,18 @@ void bf16_tile(const TileArgs& args) {
   store_tile<Simd, kRows>(args, acc);
 }
 
-/// q8_0 panels: [K/32][8][16][4] bytes (q + 128), then [K/32][16] f16 scales.
+/// q8_0 panels: per block [8][16][4] bytes (q + 128) and 16 f16 scales.
 template <class Simd, int kRows>
 void q8_0_tile(const TileArgs& args) {
   using Floats = typename Simd::Floats;
+  constexpr int kBlockBytes = 544;
   const int64_t blocks = args.cols / 32;
   const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
   const std::byte* panel = args.panel;
-  const std::byte* scales = panel + blocks * 512;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
-  for (int64_t b = 0; b < blocks; ++b, panel += 512, scales += 32, x += kRows) {
-    prefetch<Simd, 512>(panel);
+  for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes, x += kRows) {
+    prefetch<Simd, kBlockBytes>(panel);
     typename Simd::Sum8 sum[kRows];
     for (int r = 0; r < kRows; ++r) sum[r] = Simd::start8(x[r].minus_128_sum);
 #pragma GCC unroll 8
@@ -104,7 +104,7 @@ void q8_0_tile(const TileArgs& args) {
       const typename Simd::Bytes w = Simd::load_bytes(panel + j * 64);
       for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot8(sum[r], w, x[r].quads[j]);
     }
-    const Floats scale = Simd::load_f16(scales);
+    const Floats scale = Simd::load_f16(panel + 512);
     for (int r = 0; r < kRows; ++r) {
       acc[r] = Simd::fma(Simd::finish8(sum[r]), Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
     }
@@ -112,20 +112,20 @@ void q8_0_tile(const TileArgs& args) {
   store_tile<Simd, kRows>(args, acc);
 }
 
-/// q4_0 and q4_1 panels: [K/32][4][16][4] bytes, byte (j, c, i) holds values 4j + i (low half) and 16 + 4j + i (high half) of
-/// column c; then f16 rows of 16: for q4_0 [K/32] scales, for q4_1 [K/32][2] scales, minima.
+/// q4_0 and q4_1 panels: per block [4][16][4] bytes, byte (j, c, i) holds values 4j + i (low half) and 16 + 4j + i (high half)
+/// of column c; then 16 f16 scales and, for q4_1, 16 f16 minima.
 template <class Simd, WeightFormat kFormat, int kRows>
 void q4_tile(const TileArgs& args) {
   using Floats = typename Simd::Floats;
   constexpr bool kHasMin = kFormat == WeightFormat::q4_1;
+  constexpr int kBlockBytes = kHasMin ? 320 : 288;
   const int64_t blocks = args.cols / 32;
   const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
   const std::byte* panel = args.panel;
-  const std::byte* scales = panel + blocks * 256;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
-  for (int64_t b = 0; b < blocks; ++b, panel += 256, scales += kHasMin ? 64 : 32, x += kRows) {
-    prefetch<Simd, 256>(panel);
+  for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes, x += kRows) {
+    prefetch<Simd, kBlockBytes>(panel);
     typename Simd::Sum4 sum[kRows];
     for (int r = 0; r < kRows; ++r) sum[r] = Simd::start4(kHasMin ? 0 : x[r].minus_8_sum);
 #pragma GCC unroll 4
@@ -136,13 +136,13 @@ void q4_tile(const TileArgs& args) {
       const typename Simd::Quads high = Simd::high_nibbles(packed);
       for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot4(sum[r], high, x[r].quads[j + 4]);
     }
-    const Floats scale = Simd::load_f16(scales);
+    const Floats scale = Simd::load_f16(panel + 256);
     for (int r = 0; r < kRows; ++r) {
       const Floats products = Simd::finish4(sum[r], kHasMin ? 0 : x[r].minus_8_sum);
       acc[r] = Simd::fma(products, Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
     }
     if constexpr (kHasMin) {
-      const Floats min = Simd::load_f16(scales + 32);
+      const Floats min = Simd::load_f16(panel + 288);
       for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(min, Simd::broadcast(x[r].scaled_sum), acc[r]);
     }
   }

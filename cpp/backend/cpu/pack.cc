@@ -12,6 +12,7 @@ namespace pagoda::cpu {
 namespace {
 
 constexpr size_t kAlignment = 64;
+constexpr int64_t kBlockValues = 32;
 
 /// The stored rows of one panel; null past the end of the part.
 struct PanelRows {
@@ -51,42 +52,31 @@ void pack_bf16(const PanelRows& rows, int64_t cols, std::byte* out) {
   }
 }
 
-void pack_q8_0(const PanelRows& rows, int64_t cols, std::byte* out) {
-  constexpr uint32_t kBias = 0x80808080u;
-  constexpr int64_t kBlockBytes = 34;
-  std::byte* scales = out + cols / 32 * 512;
-  for (int64_t b = 0; b < cols / 32; ++b) {
+/// Blocks of `kQuads` words of quantised bytes, stored after `kHeader` f16 numbers (scale, minimum) and packed before them.
+template <int64_t kHeader, int64_t kQuads>
+void pack_blocks(const PanelRows& rows, int64_t cols, uint32_t bias, std::byte* out) {
+  constexpr int64_t kStoredBytes = 2 * kHeader + 4 * kQuads;
+  for (int64_t b = 0; b < cols / kBlockValues; ++b, out += kPanelRows * kStoredBytes) {
     for (int64_t c = 0; c < kPanelRows; ++c) {
-      const std::byte* block = rows.row[c] ? rows.row[c] + b * kBlockBytes : nullptr;
-      for (int64_t j = 0; j < 8; ++j) {
-        uint32_t quad = 0;
-        if (block) std::memcpy(&quad, block + 2 + 4 * j, 4);
-        quad ^= kBias;
-        std::memcpy(out + ((b * 8 + j) * kPanelRows + c) * 4, &quad, 4);
+      if (!rows.row[c]) continue;
+      const std::byte* block = rows.row[c] + b * kStoredBytes;
+      for (int64_t j = 0; j < kQuads; ++j) {
+        uint32_t quad;
+        std::memcpy(&quad, block + 2 * kHeader + 4 * j, 4);
+        quad ^= bias;
+        std::memcpy(out + (j * kPanelRows + c) * 4, &quad, 4);
       }
-      if (block) std::memcpy(scales + (b * kPanelRows + c) * 2, block, 2);
-    }
-  }
-}
-
-/// `kHeader` f16 numbers (scale, minimum) open each stored block.
-template <int64_t kHeader>
-void pack_q4(const PanelRows& rows, int64_t cols, std::byte* out) {
-  constexpr int64_t kBlockBytes = 16 + 2 * kHeader;
-  std::byte* scales = out + cols / 32 * 256;
-  for (int64_t c = 0; c < kPanelRows; ++c) {
-    if (!rows.row[c]) continue;
-    for (int64_t b = 0; b < cols / 32; ++b) {
-      const std::byte* block = rows.row[c] + b * kBlockBytes;
-      for (int64_t j = 0; j < 4; ++j) std::memcpy(out + ((b * 4 + j) * kPanelRows + c) * 4, block + 2 * kHeader + 4 * j, 4);
-      for (int64_t h = 0; h < kHeader; ++h) std::memcpy(scales + ((b * kHeader + h) * kPanelRows + c) * 2, block + 2 * h, 2);
+      std::byte* scales = out + kQuads * kPanelRows * 4;
+      for (int64_t h = 0; h < kHeader; ++h) std::memcpy(scales + (h * kPanelRows + c) * 2, block + 2 * h, 2);
     }
   }
 }
 
 void pack_panel(const WeightPart& part, int64_t panel, std::byte* out) {
-  std::memset(out, 0, panel_bytes(part.format, part.cols));
   const PanelRows rows = panel_rows(part, panel);
+  const size_t bytes = panel_bytes(part.format, part.cols);
+  if (!rows.row[kPanelRows - 1]) std::memset(out, 0, bytes);
+  std::memset(out + bytes - kAlignment, 0, kAlignment);  // the padding, and at most one line of values
   switch (part.format) {
     case WeightFormat::f32:
       return pack_floats<4>(rows, part.cols, out);
@@ -95,11 +85,11 @@ void pack_panel(const WeightPart& part, int64_t panel, std::byte* out) {
     case WeightFormat::bf16:
       return pack_bf16(rows, part.cols, out);
     case WeightFormat::q8_0:
-      return pack_q8_0(rows, part.cols, out);
+      return pack_blocks<1, 8>(rows, part.cols, 0x80808080u, out);
     case WeightFormat::q4_0:
-      return pack_q4<1>(rows, part.cols, out);
+      return pack_blocks<1, 4>(rows, part.cols, 0, out);
     case WeightFormat::q4_1:
-      return pack_q4<2>(rows, part.cols, out);
+      return pack_blocks<2, 4>(rows, part.cols, 0, out);
   }
 }
 
@@ -203,8 +193,9 @@ void unpack_row(const PackedPart& part, int64_t row, int64_t cols, float* out) {
       return;
     case WeightFormat::q8_0:
       for (int64_t k = 0; k < cols; ++k) {
-        const float scale = f16_to_float(half(panel + cols / 32 * 512, k / 32 * kPanelRows + c));
-        const int q = std::to_integer<int>(panel[(k / 4 * kPanelRows + c) * 4 + k % 4]) - 128;
+        const std::byte* block = panel + k / kBlockValues * 544;
+        const float scale = f16_to_float(half(block + 512, c));
+        const int q = std::to_integer<int>(block[(k % kBlockValues / 4 * kPanelRows + c) * 4 + k % 4]) - 128;
         out[k] = scale * static_cast<float>(q);
       }
       return;
@@ -213,12 +204,13 @@ void unpack_row(const PackedPart& part, int64_t row, int64_t cols, float* out) {
       break;
   }
   const bool has_min = part.format == WeightFormat::q4_1;
-  const std::byte* scales = panel + cols / 32 * 256;
-  for (int64_t b = 0; b < cols / 32; ++b) {
-    const float scale = f16_to_float(half(scales, b * (has_min ? 32 : 16) + c));
-    const float min = has_min ? f16_to_float(half(scales, b * 32 + 16 + c)) : 0.0f;
+  const int64_t block_bytes = has_min ? 320 : 288;
+  for (int64_t b = 0; b < cols / kBlockValues; ++b) {
+    const std::byte* block = panel + b * block_bytes;
+    const float scale = f16_to_float(half(block + 256, c));
+    const float min = has_min ? f16_to_float(half(block + 288, c)) : 0.0f;
     for (int64_t i = 0; i < 16; ++i) {
-      const int byte = std::to_integer<int>(panel[((b * 4 + i / 4) * kPanelRows + c) * 4 + i % 4]);
+      const int byte = std::to_integer<int>(block[(i / 4 * kPanelRows + c) * 4 + i % 4]);
       const int low = byte & 15, high = byte >> 4;
       out[b * 32 + i] = has_min ? scale * static_cast<float>(low) + min : scale * static_cast<float>(low - 8);
       out[b * 32 + 16 + i] = has_min ? scale * static_cast<float>(high) + min : scale * static_cast<float>(high - 8);

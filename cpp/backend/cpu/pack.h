@@ -17,9 +17,11 @@ constexpr int64_t kPanelRows = 16;
 ///   f32         [K][16]
 ///   f16         [K][16]
 ///   bf16        [ceil(K/2)][16][2], the odd value past K is zero
-///   q8_0        [K/32][8][16][4] bytes q + 128, then [K/32][16] f16 scales
-///   q4_0, q4_1  [K/32][4][16][4] bytes: byte (j, c, i) holds value 4j + i (low half) and 16 + 4j + i (high half) of row c;
-///               then [K/32][16] f16 scales, or [K/32][2][16] f16 scales and minima
+///   q8_0        [K/32] blocks of [8][16][4] bytes q + 128 and 16 f16 scales
+///   q4_0, q4_1  [K/32] blocks of [4][16][4] bytes: byte (j, c, i) holds values 4j + i (low half) and 16 + 4j + i (high half)
+///   of row c;
+///               then 16 f16 scales and, for q4_1, 16 f16 minima
+/// Scales lie with their block so that a product reads one stream: a second one costs decode half of the memory's speed.
 struct PackedPart {
   WeightFormat format = WeightFormat::f32;
   int64_t row_begin = 0;  ///< first row in the whole matrix
