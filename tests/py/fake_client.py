@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import re
 import sys
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import aiohttp
 
+from pagoda.chat_template import ChatTemplate
 from pagoda.client import Logprob, TokenEvent
 from pagoda.config import SamplingParams
 from pagoda.server.runner import Server, run_server
@@ -38,6 +41,18 @@ class ByteTokenizer:
             ids += [EOS, *part.encode()]
         return [BOS, *ids] if add_special_tokens else ids
 
+    control_tokens = ("<s>", "</s>")
+
+    def encode_protected(self, text: str, protector: str, add_special_tokens: bool = False) -> list[int]:
+        """Parses control tokens, then drops the protectors."""
+        names = {"<s>": BOS, "</s>": EOS}
+        parts = re.split("(<s>|</s>)", text)
+        return [
+            token
+            for part in parts
+            for token in ([names[part]] if part in names else part.replace(protector, "").encode())
+        ]
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of the bytes."""
         shown = [token for token in ids if token < 256 or not skip_special_tokens]
@@ -52,6 +67,16 @@ class ByteTokenizer:
         return self.token_bytes(token_id).decode(errors="replace")
 
 
+@functools.cache
+def chat_template() -> ChatTemplate:
+    """`<s>role:content</s>` for each message, then `<s>assistant:`; refuses the role `tool`."""
+    return ChatTemplate(
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "<s>{{ m.role }}:{{ m.content }}{{ suffix }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+    )
+
+
 class FakeClient:
     """Counts: `started`, `running`, `aborted` (left before their end), `finished`."""
 
@@ -60,7 +85,7 @@ class FakeClient:
         self.max_model_len = max_model_len
         self.tokenizer: ByteTokenizer | None = ByteTokenizer()
         self.vocab_size = ByteTokenizer.vocab_size
-        self.chat_template: Any = None
+        self.chat_template: ChatTemplate | None = chat_template()
         self.default_params: dict[str, Any] = {}
         self.delay_s = 0.0
         self.first_delay_s = 0.0
@@ -164,10 +189,12 @@ class FakeClient:
 
 
 @contextlib.asynccontextmanager
-async def serving(client: FakeClient | None = None, **settings: Any) -> AsyncIterator[tuple[Server, FakeClient]]:
+async def serving(
+    client: FakeClient | None = None, sampling: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[tuple[Server, FakeClient]]:
     """A server on a free port of 127.0.0.1."""
     client = client or FakeClient()
-    server = Server(client, ServerSettings(port=0, **settings))  # type: ignore[arg-type]
+    server = Server(client, ServerSettings(port=0, **settings), sampling)  # type: ignore[arg-type]
     await server.start()
     try:
         yield server, client
@@ -184,10 +211,10 @@ async def calling(server: Server) -> AsyncIterator[aiohttp.ClientSession]:
 
 @contextlib.asynccontextmanager
 async def fake_api(
-    client: FakeClient | None = None, **settings: Any
+    client: FakeClient | None = None, sampling: dict[str, Any] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, FakeClient]]:
     """A server and an HTTP client for it."""
-    async with serving(client, **settings) as (server, fake), calling(server) as session:
+    async with serving(client, sampling, **settings) as (server, fake), calling(server) as session:
         yield session, fake
 
 

@@ -5,8 +5,9 @@ A new endpoint is a handler in its own file and one line in ROUTES. Called by ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -46,14 +47,18 @@ ROUTES = (
 )
 
 
-def build_app(client: EngineClient, settings: ServerSettings) -> web.Application:
+def build_app(
+    client: EngineClient, settings: ServerSettings, sampling: Mapping[str, Any] | None = None
+) -> web.Application:
     """The application that serves `client`. Raises ValueError for settings that do not hold together.
+
+    `sampling` holds defaults for sampling fields that a request leaves out; it wins over the model's own defaults.
 
     Body limits are applied while reading, in json_body.py; connection limits by runner.py.
     """
     settings.validate()
     app = web.Application(middlewares=[edge.edge], client_max_size=settings.max_body_bytes)
-    app[STATE] = ServerState(client, settings)
+    app[STATE] = ServerState(client, settings, sampling)
     app[edge.KEYS] = security.KeyCheck(settings.keys())
     app[edge.INFERENCE_PATHS] = frozenset(route.path for route in ROUTES if route.inference)
     for route in ROUTES:

@@ -6,13 +6,14 @@ shape.
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from pagoda.server import logprobs as lp
 from pagoda.server import prompts as texts
-from pagoda.server.edge import REQUEST_ID, read_json
+from pagoda.server.edge import read_json
 from pagoda.server.events import EventStream
 from pagoda.server.generation import Answer, Choice, respond
 from pagoda.server.protocol import ChatRequest, make_params, parse_chat
@@ -27,14 +28,14 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     parsed = parse_chat(await read_json(request), state.limits, state.settings.strict)
     texts.check_model(state, parsed.options.model)
-    defaults = state.client.default_params
+    defaults = state.defaults
     make_params(parsed.sampling, defaults, state.limits.vocab_size)
     prompt = await texts.encode_messages(state, parsed)
     longest = texts.fit_max_tokens(
         state, "messages", [prompt], parsed.sampling.get("max_tokens"), defaults.get("max_tokens")
     )
     params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
-    request_id = f"chatcmpl-{request[REQUEST_ID]}"
+    request_id = f"chatcmpl-{uuid.uuid4().hex}"
     form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id)
     stream = EventStream(state, [prompt], params, request_id, parsed.options.timeout_s)
     return await respond(request, state, stream, parsed.options, form)

@@ -6,13 +6,14 @@ shape.
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from pagoda.server import logprobs as lp
 from pagoda.server import prompts as texts
-from pagoda.server.edge import REQUEST_ID, read_json
+from pagoda.server.edge import read_json
 from pagoda.server.events import EventStream
 from pagoda.server.generation import Answer, Choice, respond
 from pagoda.server.protocol import CompletionRequest, make_params, parse_completion
@@ -27,7 +28,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     state = request.app[STATE]
     parsed = parse_completion(await read_json(request), state.limits, state.settings.strict)
     texts.check_model(state, parsed.options.model)
-    defaults = state.client.default_params
+    defaults = state.defaults
     make_params(parsed.sampling | {"max_tokens": None}, defaults, state.limits.vocab_size)
     prompts = await texts.encode_prompts(state, parsed)
     asked = parsed.sampling.get("max_tokens")
@@ -35,7 +36,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     default = defaults.get("max_tokens", texts.DEFAULT_COMPLETION_TOKENS)
     longest = texts.fit_max_tokens(state, "prompt", prompts, 1 if echo_only else asked, default)
     params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
-    request_id = f"cmpl-{request[REQUEST_ID]}"
+    request_id = f"cmpl-{uuid.uuid4().hex}"
     form = CompletionFormat(state, parsed, Answer(prompts, params.n), request_id, echo_only)
     stream = EventStream(state, prompts, params, request_id, parsed.options.timeout_s)
     return await respond(request, state, stream, parsed.options, form)

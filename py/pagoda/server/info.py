@@ -14,8 +14,7 @@ from pagoda.server import metrics as prometheus
 from pagoda.server import prompts as texts
 from pagoda.server.edge import read_json
 from pagoda.server.errors import invalid
-from pagoda.server.messages import parse_messages
-from pagoda.server.protocol import parse_template_kwargs
+from pagoda.server.protocol import parse_messages, parse_template_kwargs
 from pagoda.server.state import STATE, ServerState
 
 

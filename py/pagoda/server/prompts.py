@@ -79,14 +79,18 @@ async def render_chat(state: ServerState, messages: list[dict[str, Any]], **opti
     tokenizer, template = require_tokenizer(state), state.client.chat_template
     if template is None:
         raise invalid("messages", "this model has no chat template; use /v1/completions", "no_chat_template")
-    await refuse_oversized(state, "messages", [message["content"] for message in messages])
+    await refuse_oversized(state, "messages", [part for message in messages for part in _texts(message["content"])])
     try:
         ids = await state.run_in_worker(encode_chat, tokenizer, template, messages, **options)
     except TemplateError as error:
-        raise invalid("messages", f"the chat template refused the messages: {error}", "template_error") from None
+        raise invalid(error.param or "messages", f"chat template: {error}", "template_error") from None
     if not ids:
         raise invalid("messages", "the chat template made an empty prompt", "template_error")
     return ids
+
+
+def _texts(content: str | list[dict[str, str]]) -> list[str]:
+    return [content] if isinstance(content, str) else [part["text"] for part in content]
 
 
 async def refuse_oversized(state: ServerState, param: str, texts: Sequence[str]) -> None:

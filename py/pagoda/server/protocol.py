@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pagoda.chat_messages import TemplateError, validate_messages
+from pagoda.chat_template import RESERVED
 from pagoda.config import InvalidArgument, SamplingParams
 from pagoda.server import field_kinds as kinds
 from pagoda.server.errors import clean, invalid, leading_name, show
 from pagoda.server.field_kinds import Kind, Limits
-from pagoda.server.messages import parse_messages
 
 _string = kinds.string(kinds.MAX_LABEL_CHARS)
 
@@ -111,11 +112,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
 }
 
-RESERVED_TEMPLATE_KWARGS = frozenset(
-    {"messages", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
-    | {"tokenizer", "template", "bos_token", "eos_token", "raise_exception", "strftime_now"}
-)
-
+#: Names that a template argument must not have: the template's own variables and the parameters of `encode_chat`.
+RESERVED_TEMPLATE_KWARGS = RESERVED | {"tokenizer", "template", "documents", "raise_exception", "strftime_now"}
 
 #: A response names at most this many unknown fields.
 MAX_WARNINGS = 5
@@ -224,6 +222,19 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) ->
         continue_final_message=continue_final,
         template_kwargs=parse_template_kwargs(values.get("chat_template_kwargs", {})),
     )
+
+
+def parse_messages(value: Any, limits: Limits) -> list[dict[str, Any]]:
+    """Checked messages. Raises ApiError 400 naming the message by index."""
+    if value is None:
+        raise invalid("messages", "messages is required", "missing_required_parameter")
+    if isinstance(value, list) and len(value) > limits.max_messages:
+        text = f"messages must have at most {limits.max_messages} entries, got {len(value)}"
+        raise invalid("messages", text, "invalid_value")
+    try:
+        return validate_messages(value)
+    except TemplateError as error:
+        raise invalid(error.param or "messages", str(error), "invalid_value") from None
 
 
 def parse_template_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:

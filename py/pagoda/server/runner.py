@@ -11,8 +11,8 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -43,9 +43,12 @@ class ServeError(RuntimeError):
 class Server:
     """One listening server. Use: `start()`, later `drain()`, always `stop()`. All on one event loop."""
 
-    def __init__(self, client: EngineClient, settings: ServerSettings) -> None:
+    def __init__(
+        self, client: EngineClient, settings: ServerSettings, sampling: Mapping[str, Any] | None = None
+    ) -> None:
+        """`sampling` as in `build_app`. Raises ValueError for bad settings."""
         self.settings = settings
-        self.app = build_app(client, settings)
+        self.app = build_app(client, settings, sampling)
         self.state = self.app[STATE]
         self.port = settings.port
         self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
@@ -58,6 +61,11 @@ class Server:
         """The base URL, with the bound port after `start()`."""
         host = self.settings.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are being served."""
+        return self._connections.count
 
     async def start(self) -> None:
         """Binds the port. Raises ServeError."""
@@ -105,19 +113,29 @@ class Server:
         await self._runner.cleanup()
 
 
-def run_server(client: EngineClient, settings: ServerSettings, on_ready: OnReady | None = None) -> int:
+def run_server(
+    client: EngineClient,
+    settings: ServerSettings,
+    on_ready: OnReady | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> int:
     """Runs `serve` on an event loop of its own, on the main thread. Returns the process's exit code."""
-    return asyncio.run(serve(client, settings, on_ready))
+    return asyncio.run(serve(client, settings, on_ready, sampling))
 
 
-async def serve(client: EngineClient, settings: ServerSettings, on_ready: OnReady | None = None) -> int:
+async def serve(
+    client: EngineClient,
+    settings: ServerSettings,
+    on_ready: OnReady | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code: 0 after a drain, 130 when a second SIGINT cut it short.
 
     `on_ready(host, port)` is called once the port accepts connections. Runs on the main thread, as signal handlers
     demand; the client stays the caller's to close. Raises ValueError for bad settings and ServeError when the port
     cannot be bound.
     """
-    server = Server(client, settings)
+    server = Server(client, settings, sampling)
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
     exit_code = EXIT_OK

@@ -9,10 +9,10 @@ import asyncio
 import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aiohttp import web
 
@@ -42,10 +42,14 @@ class ServerState:
     when it is 0; `streams` holds every EventStream that is open; `draining` and `aborting` never go back to False.
     """
 
-    def __init__(self, client: EngineClient, settings: ServerSettings) -> None:
+    def __init__(
+        self, client: EngineClient, settings: ServerSettings, sampling: Mapping[str, Any] | None = None
+    ) -> None:
+        """`sampling`: the operator's defaults, which stand above the model's own (`client.default_params`)."""
         self.client = client
         self.settings = settings
         self.metrics = Metrics()
+        self.defaults: dict[str, Any] = {**client.default_params, **(sampling or {})}
         self.version = package_version()
         self.created = self.now()
         identity = f"{self.version}/{client.model_name}/{client.max_model_len}/{client.vocab_size}"

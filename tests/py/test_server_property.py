@@ -1,0 +1,68 @@
+"""Random bodies: a parser either takes a body or answers 400 naming a field; it never fails in another way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagoda.server import protocol
+from pagoda.server.errors import ApiError
+from pagoda.server.field_kinds import Limits
+
+LIMITS = Limits(vocab_size=300, max_choices=128, max_logprobs=20, max_messages=16, max_timeout_s=60)
+CHAT_FIELDS = sorted({*protocol.SAMPLING, *protocol.COMMON, *protocol.CHAT_ONLY, *protocol.UNSUPPORTED, "strange"})
+COMPLETION_FIELDS = sorted({*protocol.SAMPLING, *protocol.COMMON, *protocol.COMPLETION_ONLY, *protocol.UNSUPPORTED})
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 400),
+    st.integers(-(10**40), 10**40),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-3, 3),
+    st.text(max_size=5),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("0123456789ab", max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "x"]), "content": st.text(max_size=4) | VALUES}),
+    max_size=3,
+)
+
+
+def refusal(parse: Any, body: dict[str, Any]) -> ApiError | None:
+    """The error that the body is answered with, if any."""
+    try:
+        parsed = parse(body, LIMITS)
+        protocol.make_params({**parsed.sampling, "max_tokens": None}, {}, LIMITS.vocab_size)
+    except ApiError as error:
+        return error
+    return None
+
+
+def check(parse: Any, body: dict[str, Any]) -> None:
+    """The outcome is a request whose sampling parameters can be made, or a small 400 that names a field."""
+    error = refusal(parse, body)
+    if error is not None:
+        assert error.status == 400
+        assert error.param is not None
+        assert error.param.split("[")[0].split(".")[0] in {*body, "messages", "prompt"}
+        assert len(json.dumps(error.body())) <= 1024
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(CHAT_FIELDS), VALUES, max_size=4), MESSAGES)
+def test_a_chat_body_is_taken_or_refused_by_name(body: dict[str, Any], messages: list[Any]) -> None:
+    check(protocol.parse_chat, {"messages": messages} | body)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(COMPLETION_FIELDS), VALUES, max_size=4), VALUES)
+def test_a_completion_body_is_taken_or_refused_by_name(body: dict[str, Any], prompt: Any) -> None:
+    check(protocol.parse_completion, {"prompt": prompt} | body)
