@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             print(startup_text(config, client.model_name, client.describe(), local_url(host, port), chat), flush=True)
 
         try:
-            return run_server(client, config.server, announce)
+            return run_server(client, config.server, announce, config.sampling)
         except ServeError as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             return fail(str(error), PORT_IN_USE if number == errno.EADDRINUSE else USAGE)
