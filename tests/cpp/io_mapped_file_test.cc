@@ -1,0 +1,57 @@
+// Mapping files, and the message of every way it fails.
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "io/mapped_file.h"
+#include "io_test_files.h"
+
+namespace pagoda {
+namespace {
+
+TEST(MappedFile, shows_the_bytes_of_the_file_and_keeps_them_when_moved) {
+  const TempDir dir;
+  MappedFile file(dir.write("a", "hello"));
+  const std::byte* data = file.data();
+  MappedFile other = std::move(file);
+  EXPECT_EQ(other.text(), "hello");
+  EXPECT_EQ(other.data(), data);
+  MappedFile third(dir.write("b", "x"));
+  third = std::move(other);
+  EXPECT_EQ(third.text(), "hello");
+  EXPECT_EQ(third.path(), dir.file("a"));
+}
+
+TEST(MappedFile, follows_a_symbolic_link) {
+  const TempDir dir;
+  dir.write("target", "x");
+  std::filesystem::create_symlink("target", dir.file("link"));
+  EXPECT_EQ(MappedFile(dir.file("link")).text(), "x");
+}
+
+TEST(MappedFile, names_the_path_and_the_cause_of_every_failure) {
+  const TempDir dir;
+  dir.write("plain", "x");
+  std::filesystem::create_symlink("nowhere", dir.file("dangling"));
+  std::filesystem::create_symlink("loop", dir.file("loop"));
+  ASSERT_EQ(mkfifo(dir.file("pipe").c_str(), 0600), 0);
+  dir.write("lfs", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n");
+  dir.write("empty", "");
+  const std::pair<std::string, std::string> cases[] = {
+      {"absent", "No such file or directory"},
+      {"plain/below", "Not a directory"},
+      {"dangling", "it is a dangling symbolic link to nowhere"},
+      {"loop", "Too many levels of symbolic links"},
+      {".", "it is a directory, expected a file"},
+      {"pipe", "it is not a regular file"},
+      {"empty", "it is empty"},
+      {"lfs", "is a Git-LFS pointer, not the file itself: run `git lfs pull`"},
+  };
+  for (const auto& [name, cause] : cases) {
+    const std::string error = error_of([&] { MappedFile file(dir.file(name)); });
+    EXPECT_TRUE(contains(error, cause) && contains(error, dir.file(name))) << name << " gave " << error;
+  }
+}
+
+}  // namespace
+}  // namespace pagoda
