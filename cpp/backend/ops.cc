@@ -14,21 +14,22 @@ std::string describe(const Weight& weight) { return str("weight[", weight.rows, 
 
 /// Head counts and the head size fit together and the cache holds such heads.
 void check_heads(const char* operation, int num_heads, int kv_heads, int head_dim, const KvLayer& kv, const Batch& batch) {
-  ensure(num_heads > 0 && kv_heads > 0 && num_heads % kv_heads == 0, operation, ": ", num_heads, " heads cannot share ", kv_heads,
-         " KV heads");
+  ensure(num_heads > 0 && kv_heads > 0 && num_heads % kv_heads == 0, operation, ": ", num_heads, " heads cannot share ",
+         kv_heads, " KV heads");
   ensure(head_dim > 0 && head_dim <= kMaxHeadDim, operation, ": head_dim must be in [1, ", kMaxHeadDim, "], got ", head_dim);
   const KvLayout& layout = kv.layout;
-  ensure(layout.kv_heads == kv_heads && layout.head_dim == head_dim, operation, ": the KV cache holds ", layout.kv_heads, " heads of ",
-         layout.head_dim, ", the model has ", kv_heads, " heads of ", head_dim);
+  ensure(layout.kv_heads == kv_heads && layout.head_dim == head_dim, operation, ": the KV cache holds ", layout.kv_heads,
+         " heads of ", layout.head_dim, ", the model has ", kv_heads, " heads of ", head_dim);
   ensure(layout.dtype == DType::bf16 || layout.dtype == DType::f32, operation, ": a KV cache of ", dtype_name(layout.dtype),
          " is not supported, only bf16 and f32");
-  ensure(layout.block_size > 0 && (layout.block_size & (layout.block_size - 1)) == 0 && batch.block_size == layout.block_size, operation,
-         ": block_size must be a power of two and the batch's, got ", layout.block_size, " in the cache and ", batch.block_size,
-         " in the batch");
+  ensure(layout.block_size > 0 && (layout.block_size & (layout.block_size - 1)) == 0 && batch.block_size == layout.block_size,
+         operation, ": block_size must be a power of two and the batch's, got ", layout.block_size, " in the cache and ",
+         batch.block_size, " in the batch");
 }
 
 void check_tokens(const char* operation, const Tensor& tensor, const Batch& batch) {
-  ensure(tensor.rows() == batch.num_tokens, operation, ": ", describe(tensor), " does not have the batch's ", batch.num_tokens, " tokens");
+  ensure(tensor.rows() == batch.num_tokens, operation, ": ", describe(tensor), " does not have the batch's ", batch.num_tokens,
+         " tokens");
 }
 
 }  // namespace
@@ -38,9 +39,9 @@ Ops::Ops(const BackendTraits& traits, Backend* backend, Arena& arena) : traits_(
 }
 
 void Ops::check_activation(const char* operation, const char* name, const Tensor& tensor) const {
-  ensure(tensor.shape.rank() == 2 && tensor.dtype == traits_.activation_dtype && tensor.row_stride >= tensor.cols(), operation, ": ", name,
-         " must be ", dtype_name(traits_.activation_dtype), "[rows, columns], got ", describe(tensor), " with row stride ",
-         tensor.row_stride);
+  ensure(tensor.shape.rank() == 2 && tensor.dtype == traits_.activation_dtype && tensor.row_stride >= tensor.cols(), operation,
+         ": ", name, " must be ", dtype_name(traits_.activation_dtype), "[rows, columns], got ", describe(tensor),
+         " with row stride ", tensor.row_stride);
 }
 
 Tensor Ops::allocate(DType dtype, Shape shape) {
@@ -114,10 +115,10 @@ Tensor Ops::paged_attention(const Tensor& q, const AttentionArgs& args, const Kv
   check_activation("paged_attention", "q", q);
   check_heads("paged_attention", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
   check_tokens("paged_attention", q, batch);
-  ensure(q.cols() == int64_t{args.num_heads} * args.head_dim, "paged_attention: q ", describe(q), " does not hold ", args.num_heads,
-         " heads of ", args.head_dim);
-  ensure(args.window >= 0 && args.soft_cap >= 0, "paged_attention: window and soft_cap must be >= 0, got ", args.window, " and ",
-         args.soft_cap);
+  ensure(q.cols() == int64_t{args.num_heads} * args.head_dim, "paged_attention: q ", describe(q), " does not hold ",
+         args.num_heads, " heads of ", args.head_dim);
+  ensure(args.window >= 0 && args.soft_cap >= 0, "paged_attention: window and soft_cap must be >= 0, got ", args.window,
+         " and ", args.soft_cap);
   const Tensor out = allocate(traits_.activation_dtype, q.shape);
   Arena::Scope scope(arena_);
   void* workspace = arena_.allocate(traits_.attention_workspace(batch.num_tokens, batch.max_kv_len, args));

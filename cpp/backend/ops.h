@@ -10,12 +10,12 @@
 
 namespace pagoda {
 
-/// Every operation throws InternalError, naming itself and the shapes, when the shapes or types do not fit together. Tensors it returns lie
-/// in the arena and live as long as the arena's enclosing scope. T tokens, H hidden size, R logit rows; "act" is the backend's activation
-/// type. Engine thread only.
+/// Every operation throws InternalError, naming itself and the shapes, when the shapes or types do not fit together. Tensors it
+/// returns lie in the arena and live as long as the arena's enclosing scope. T tokens, H hidden size, R logit rows; "act" is
+/// the backend's activation type. Engine thread only.
 ///
-/// A dry run makes the same checks and the same allocations in a measuring arena, touches no data and calls no backend; all data pointers
-/// are null. What it measures is exactly what a real run of the same shapes uses.
+/// A dry run makes the same checks and the same allocations in a measuring arena, touches no data and calls no backend; all
+/// data pointers are null. What it measures is exactly what a real run of the same shapes uses.
 class Ops {
  public:
   /// `backend` null: a dry run, `arena` is a measuring one. Both must outlive this object.
@@ -36,8 +36,8 @@ class Ops {
   void linear_into(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias = nullptr);
   /// [R, weight.rows] f32.
   Tensor logits(const Tensor& x, const Weight& weight);
-  /// Norms and rotates q and k of qkv[T, (num_heads + 2 * kv_heads) * head_dim] act in place, stores k and v in the cache and returns the
-  /// view of q, [T, num_heads * head_dim].
+  /// Norms and rotates q and k of qkv[T, (num_heads + 2 * kv_heads) * head_dim] act in place, stores k and v in the cache and
+  /// returns the view of q, [T, num_heads * head_dim].
   Tensor rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch);
   /// [T, num_heads * head_dim] act from q of the same shape. The step's keys and values are in the cache already.
   Tensor paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch);

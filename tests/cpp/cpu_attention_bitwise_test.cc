@@ -1,5 +1,5 @@
-// A query's attention has the same bits however it is computed: alone, in chunks, in a batch, on any number of threads, with AVX2 or
-// AVX-512.
+// A query's attention has the same bits however it is computed: alone, in chunks, in a batch, on any number of threads, with
+// AVX2 or AVX-512.
 #include <gtest/gtest.h>
 
 #include "cpu_support.h"

@@ -1,4 +1,5 @@
-// Paged attention against a dense double-precision reference: head groupings, block sizes, head sizes, cache types, windows, soft cap.
+// Paged attention against a dense double-precision reference: head groupings, block sizes, head sizes, cache types, windows,
+// soft cap.
 #include <gtest/gtest.h>
 
 #include "cpu_support.h"
@@ -23,8 +24,9 @@ void expect_reference(const AttentionCase& test, double tolerance) {
   for (const std::string& isa : test::available_isas()) {
     AttentionRun run(test, isa, 2);
     run.run_whole();
-    EXPECT_LT(run.error(), tolerance) << isa << ", " << test.args.num_heads << " heads, " << test.args.kv_heads << " KV heads of "
-                                      << test.args.head_dim << ", blocks of " << test.block_size << " " << dtype_name(test.kv_dtype);
+    EXPECT_LT(run.error(), tolerance) << isa << ", " << test.args.num_heads << " heads, " << test.args.kv_heads
+                                      << " KV heads of " << test.args.head_dim << ", blocks of " << test.block_size << " "
+                                      << dtype_name(test.kv_dtype);
   }
 }
 

@@ -1,5 +1,5 @@
-// What the tests of the CPU operations share: the instruction sets of this machine, random numbers, and a paged attention case that can be
-// run step by step and compared with a dense double-precision reference.
+// What the tests of the CPU operations share: the instruction sets of this machine, random numbers, and a paged attention case
+// that can be run step by step and compared with a dense double-precision reference.
 #pragma once
 
 #include <algorithm>
@@ -53,7 +53,8 @@ struct AttentionCase {
   int out_cols() const { return args.num_heads * args.head_dim; }
 };
 
-/// Sequences with random q, k and v for every position. The cache starts full of NaN, its blocks are handed out in random order.
+/// Sequences with random q, k and v for every position. The cache starts full of NaN, its blocks are handed out in random
+/// order.
 class AttentionRun {
  public:
   /// Positions [begin, end) of one sequence, run in one step.
@@ -194,8 +195,8 @@ class AttentionRun {
     std::vector<float> out(static_cast<size_t>(batch.num_tokens) * static_cast<size_t>(test_.out_cols()));
     const Buffer workspace =
         backend_->allocate(backend_->traits().attention_workspace(batch.num_tokens, batch.max_kv_len, test_.args));
-    backend_->paged_attention(matrix(out, batch.num_tokens, test_.out_cols()), input.columns(0, test_.out_cols()), test_.args, kv_, batch,
-                              workspace.get());
+    backend_->paged_attention(matrix(out, batch.num_tokens, test_.out_cols()), input.columns(0, test_.out_cols()), test_.args,
+                              kv_, batch, workspace.get());
     return out;
   }
 

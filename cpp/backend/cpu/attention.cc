@@ -1,5 +1,5 @@
-// A task is a tile of rows (queries x heads of a group) of one sequence and one KV head. Tasks start heaviest first. When a few queries
-// would leave threads idle, the partitions of the context become tasks too and are merged afterwards in order.
+// A task is a tile of rows (queries x heads of a group) of one sequence and one KV head. Tasks start heaviest first. When a few
+// queries would leave threads idle, the partitions of the context become tasks too and are merged afterwards in order.
 #include "backend/cpu/attention.h"
 
 #include <algorithm>
@@ -60,9 +60,10 @@ AttentionTask make_task(const Tile& tile, int kv_head) {
   return {tile.seq, tile.row_begin, tile.row_end, kv_head, tile.part_begin, tile.part_end, nullptr};
 }
 
-/// Runs every partition of every tile as a task of its own, then merges them. `states` holds [tile][kv_head][partition][row] states.
-void run_split(const Kernels& kernels, ThreadPool& pool, const AttentionJob& job, const Tile* tiles, int64_t num_tiles, int64_t max_parts,
-               float* states, float* scratch) {
+/// Runs every partition of every tile as a task of its own, then merges them. `states` holds [tile][kv_head][partition][row]
+/// states.
+void run_split(const Kernels& kernels, ThreadPool& pool, const AttentionJob& job, const Tile* tiles, int64_t num_tiles,
+               int64_t max_parts, float* states, float* scratch) {
   const int64_t kv_heads = job.args.kv_heads;
   const int64_t state = attention_state_floats(job.args.head_dim);
   const int64_t thread_scratch = attention_scratch_floats(kAttentionMaxHeadDim);

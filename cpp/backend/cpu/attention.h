@@ -9,7 +9,8 @@
 
 namespace pagoda::cpu {
 
-/// Scratch bytes of one paged_attention of `num_tokens` queries with contexts of at most `max_context` tokens. Pure; grows with both.
+/// Scratch bytes of one paged_attention of `num_tokens` queries with contexts of at most `max_context` tokens. Pure; grows with
+/// both.
 size_t attention_workspace(int64_t num_tokens, int64_t max_context, const AttentionArgs& args);
 
 /// `workspace`: attention_workspace(num_tokens, max_kv_len, args) bytes. `scratch`: for each thread

@@ -1,6 +1,6 @@
-// The two register-blocked products of attention, written once over the 16-lane type S: scores = q k^T and acc = acc * correction + p v.
-// A call handles up to S::kRows rows and S::kVecs registers of columns; the template recursion picks the exact size. Every accumulator
-// sums in ascending order, so the blocking leaves no trace in the bits.
+// The two register-blocked products of attention, written once over the 16-lane type S: scores = q k^T and acc = acc *
+// correction + p v. A call handles up to S::kRows rows and S::kVecs registers of columns; the template recursion picks the
+// exact size. Every accumulator sums in ascending order, so the blocking leaves no trace in the bits.
 #pragma once
 
 #include "backend/cpu/attention_tile.h"

@@ -1,11 +1,12 @@
 // Attention of a tile of query rows over one KV head, written once over the 16-lane type S.
-// Keys are visited in tiles of 64 aligned to position 0: scores = q k^T, online softmax, acc = acc * correction + p v. Every 256 keys the
-// state (acc, sums, maximum) is merged into the row's total, so that partitions may also run as tasks of their own with the same bits.
+// Keys are visited in tiles of 64 aligned to position 0: scores = q k^T, online softmax, acc = acc * correction + p v. Every
+// 256 keys the state (acc, sums, maximum) is merged into the row's total, so that partitions may also run as tasks of their own
+// with the same bits.
 //
-// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element. Keys that a row does not see
-// have weight 0 and add exactly nothing, hence the result does not depend on which rows share the tile.
-// Bound: decode by reading the KV blocks once (2 * head_dim elements per key for the whole group), prefill by FMA, 4 * head_dim flops per
-// row and key, with about a fifth on top for the exponentials.
+// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element. Keys that a row
+// does not see have weight 0 and add exactly nothing, hence the result does not depend on which rows share the tile. Bound:
+// decode by reading the KV blocks once (2 * head_dim elements per key for the whole group), prefill by FMA, 4 * head_dim flops
+// per row and key, with about a fifth on top for the exponentials.
 #pragma once
 
 #include "backend/cpu/attention_blocks.h"
@@ -105,10 +106,11 @@ template <class S>
   return S::max_lane(best);
 }
 
-/// Turns one row's scores of the groups [begin, end) into weights exp(score - maximum), where the row sees tokens [lo, hi) of the tile,
-/// updates the row's sums and maximum, and returns the factor that the row's acc has to take.
+/// Turns one row's scores of the groups [begin, end) into weights exp(score - maximum), where the row sees tokens [lo, hi) of
+/// the tile, updates the row's sums and maximum, and returns the factor that the row's acc has to take.
 template <class S>
-[[gnu::always_inline]] inline float softmax_row(float* scores, int begin, int end, int lo, int hi, float soft_cap, float* sums) {
+[[gnu::always_inline]] inline float softmax_row(float* scores, int begin, int end, int lo, int hi, float soft_cap,
+                                                float* sums) {
   using V = typename S::Vec;
   if (lo >= hi) {
     for (int g = begin; g < end; ++g) S::store(scores + g * 16, S::zero());
@@ -149,9 +151,9 @@ void attend_tile(AttentionRun& run, const KvTile<T>& tile, int64_t begin, int lo
   }
   for (int r = 0; r < run.rows; ++r) {
     const int64_t row_lo = run.lo[r] - begin, row_hi = run.hi[r] - begin;
-    run.correction[r] = softmax_row<S>(run.scores + r * kAttentionTile, first, last, row_lo > lo ? static_cast<int>(row_lo) : lo,
-                                       row_hi < hi ? static_cast<int>(row_hi) : hi, run.job->args.soft_cap,
-                                       run.part + r * run.state + run.padded);
+    run.correction[r] = softmax_row<S>(run.scores + r * kAttentionTile, first, last,
+                                       row_lo > lo ? static_cast<int>(row_lo) : lo, row_hi < hi ? static_cast<int>(row_hi) : hi,
+                                       run.job->args.soft_cap, run.part + r * run.state + run.padded);
   }
   const int columns = static_cast<int>(run.padded / 16);
   for (int r = 0; r < run.rows; r += S::kRows) {

@@ -1,5 +1,5 @@
-// Sixty-four consecutive keys and values of one sequence and KV head, as the attention kernels read them: four groups of 16 tokens.
-// A tile either points into the KV blocks or, when many query rows share it, holds a float copy in scratch.
+// Sixty-four consecutive keys and values of one sequence and KV head, as the attention kernels read them: four groups of 16
+// tokens. A tile either points into the KV blocks or, when many query rows share it, holds a float copy in scratch.
 #pragma once
 
 #include "backend/cpu/kernels.h"
@@ -54,7 +54,8 @@ void copy_keys(const TileSource& source, int lo, int hi, float* keys) {
   }
 }
 
-/// A float copy of tokens [lo, hi) in scratch: keys [4][head_dim][16], values [64][head_dim rounded up to 16], the padding zero.
+/// A float copy of tokens [lo, hi) in scratch: keys [4][head_dim][16], values [64][head_dim rounded up to 16], the padding
+/// zero.
 template <class S, class T>
 KvTile<float> copied_tile(const TileSource& source, int lo, int hi, float* keys, float* values) {
   const int head_dim = source.kv->head_dim;
@@ -64,9 +65,8 @@ KvTile<float> copied_tile(const TileSource& source, int lo, int hi, float* keys,
   for (int token = lo; token < hi; ++token) {
     const T* from = cache + source.kv->value_offset(source.block(token), source.kv_head, source.offset(token));
     float* to = values + token * padded;
-    for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
-      S::store(to + d, load_some<S>(from + d, lanes));
-    });
+    for_vectors(head_dim,
+                [&](int64_t d, int lanes) __attribute__((always_inline)) { S::store(to + d, load_some<S>(from + d, lanes)); });
   }
   KvTile<float> tile;
   for (int g = 0; g < kTileGroups; ++g) {

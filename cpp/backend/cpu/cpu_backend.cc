@@ -1,4 +1,5 @@
-// Threads and memory of the CPU backend. Small operations stay on the calling thread: waking the others costs about two microseconds.
+// Threads and memory of the CPU backend. Small operations stay on the calling thread: waking the others costs about two
+// microseconds.
 #include "backend/cpu/cpu_backend.h"
 
 #include <sys/mman.h>
@@ -15,7 +16,8 @@
 namespace pagoda::cpu {
 namespace {
 
-constexpr size_t kMapBytes = size_t{1} << 20;  ///< from this size on memory comes from mmap, so that untouched pages cost nothing
+constexpr size_t kMapBytes =
+    size_t{1} << 20;  ///< from this size on memory comes from mmap, so that untouched pages cost nothing
 constexpr int kMaxThreads = 1024;
 /// Elements of a row operation that are worth a second thread.
 constexpr int64_t kParallelElements = 16384;
@@ -27,7 +29,8 @@ int thread_count(const CpuOptions& options) {
 }
 
 [[noreturn]] void throw_out_of_memory(size_t bytes) {
-  throw DeviceError(str("the machine has no room for ", bytes, " bytes; ", read_memory().available_bytes, " bytes are available"));
+  throw DeviceError(
+      str("the machine has no room for ", bytes, " bytes; ", read_memory().available_bytes, " bytes are available"));
 }
 
 }  // namespace
@@ -106,8 +109,8 @@ void CpuBackend::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, con
   });
 }
 
-void CpuBackend::paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch,
-                                 void* workspace) {
+void CpuBackend::paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv,
+                                 const Batch& batch, void* workspace) {
   AttentionJob job;
   job.args = args;
   job.kv = make_kv_place(kv);

@@ -1,5 +1,6 @@
-// The Backend that runs on this machine's processor: picks the kernel tables of an instruction set, owns the threads and their scratch,
-// and spreads each operation's rows or tasks over the threads. Made by make_cpu_backend, called by Ops on the engine thread.
+// The Backend that runs on this machine's processor: picks the kernel tables of an instruction set, owns the threads and their
+// scratch, and spreads each operation's rows or tasks over the threads. Made by make_cpu_backend, called by Ops on the engine
+// thread.
 #pragma once
 
 #include <memory>

@@ -48,7 +48,8 @@ void apply_cgroup(const std::string& directory, const CgroupFiles& files, Memory
   info.available_bytes = std::min(info.available_bytes, limit - std::min(limit, held));
 }
 
-/// Applies `path` below the mount and all its ancestors. Inside a container the path may not exist there: the mount's root still counts.
+/// Applies `path` below the mount and all its ancestors. Inside a container the path may not exist there: the mount's root
+/// still counts.
 void apply_ancestors(const std::string& root, const CgroupFiles& files, std::string path, MemoryInfo& info) {
   while (true) {
     apply_cgroup(root + files.mount + path, files, info);

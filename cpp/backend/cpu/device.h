@@ -11,11 +11,13 @@ namespace pagoda::cpu {
 std::string cpu_name(const std::string& root = "");
 
 struct MemoryInfo {
-  size_t total_bytes = 0;      ///< MemTotal, or the tightest cgroup limit if that is less
-  size_t available_bytes = 0;  ///< MemAvailable, or what the tightest cgroup has left if that is less; its file cache counts as free
+  size_t total_bytes = 0;  ///< MemTotal, or the tightest cgroup limit if that is less
+  size_t available_bytes =
+      0;  ///< MemAvailable, or what the tightest cgroup has left if that is less; its file cache counts as free
 };
 
-/// Reads /proc/meminfo and the memory limits of this process's cgroup (v2 or v1) and its ancestors. `root` is put before /proc and /sys.
+/// Reads /proc/meminfo and the memory limits of this process's cgroup (v2 or v1) and its ancestors. `root` is put before /proc
+/// and /sys.
 MemoryInfo read_memory(const std::string& root = "");
 
 }  // namespace pagoda::cpu

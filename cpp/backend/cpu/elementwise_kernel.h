@@ -1,4 +1,5 @@
-// The gated activations of one row, written once over the 16-lane type S. Bound by the exponential: about 20 operations per 16 elements.
+// The gated activations of one row, written once over the 16-lane type S. Bound by the exponential: about 20 operations per 16
+// elements.
 #pragma once
 
 #include "backend/backend.h"
@@ -39,10 +40,12 @@ template <class S>
 void gated_activation_row(float* out, const float* gate, const float* up, int64_t n, Activation activation) {
   using V = typename S::Vec;
   switch (activation) {
-    case Activation::silu: return gate_row<S>(out, gate, up, n, [](V x) __attribute__((always_inline)) { return silu<S>(x); });
+    case Activation::silu:
+      return gate_row<S>(out, gate, up, n, [](V x) __attribute__((always_inline)) { return silu<S>(x); });
     case Activation::gelu_tanh:
       return gate_row<S>(out, gate, up, n, [](V x) __attribute__((always_inline)) { return gelu_tanh<S>(x); });
-    case Activation::gelu: return gate_row<S>(out, gate, up, n, [](V x) __attribute__((always_inline)) { return gelu<S>(x); });
+    case Activation::gelu:
+      return gate_row<S>(out, gate, up, n, [](V x) __attribute__((always_inline)) { return gelu<S>(x); });
   }
 }
 

@@ -1,4 +1,5 @@
-// Picks the kernel table of an instruction set. The tables are defined in kernels_<isa>.cc, each compiled for its own instructions.
+// Picks the kernel table of an instruction set. The tables are defined in kernels_<isa>.cc, each compiled for its own
+// instructions.
 #include "backend/cpu/kernels.h"
 
 #include "core/check.h"

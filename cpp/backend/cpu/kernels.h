@@ -32,11 +32,11 @@ struct AttentionJob {
   Batch batch;
 };
 
-/// Rows of one sequence and one KV head. A row is a query of one head: row r is token first_token + r / group and head r % group of the
-/// KV head's group, so that any tile of rows shares the keys and values it reads.
+/// Rows of one sequence and one KV head. A row is a query of one head: row r is token first_token + r / group and head r %
+/// group of the KV head's group, so that any tile of rows shares the keys and values it reads.
 struct AttentionTask {
   int32_t seq = 0;
-  int32_t row_begin = 0, row_end = 0;    ///< at most kAttentionRows
+  int32_t row_begin = 0, row_end = 0;  ///< at most kAttentionRows
   int32_t kv_head = 0;
   int32_t part_begin = 0, part_end = 0;  ///< partitions of the context, kAttentionPartition tokens each
   /// Null: the task covers all partitions and writes `out`. Else: it covers one and stores its rows' softmax states here.
@@ -44,11 +44,13 @@ struct AttentionTask {
 };
 
 constexpr int kAttentionMaxHeadDim = 256;
-constexpr int kAttentionRows = 48;        ///< query rows of a task
-constexpr int kAttentionTile = 64;        ///< keys that are scored at a time, aligned to position 0
-constexpr int kAttentionPartition = 256;  ///< keys whose softmax is summed on its own before it is merged, aligned to position 0
+constexpr int kAttentionRows = 48;  ///< query rows of a task
+constexpr int kAttentionTile = 64;  ///< keys that are scored at a time, aligned to position 0
+constexpr int kAttentionPartition =
+    256;  ///< keys whose softmax is summed on its own before it is merged, aligned to position 0
 
-/// Floats of one row's softmax state: the weighted sum of values (head_dim rounded up to 16), 16 partial sums of weights, and the maximum.
+/// Floats of one row's softmax state: the weighted sum of values (head_dim rounded up to 16), 16 partial sums of weights, and
+/// the maximum.
 constexpr int64_t attention_state_floats(int64_t head_dim) { return (head_dim + 15) / 16 * 16 + 32; }
 
 /// Floats of scratch that a thread needs for attention kernels.
@@ -68,7 +70,8 @@ struct Kernels {
   void (*rope_store)(const RopeStoreJob& job, int64_t t);
   /// `scratch`: attention_scratch_floats(head_dim), 64-byte aligned.
   void (*attention)(const AttentionJob& job, const AttentionTask& task, float* scratch);
-  /// Merges the states of the task's partitions, [part_end - part_begin][rows][attention_state_floats] at `partial`, and writes `out`.
+  /// Merges the states of the task's partitions, [part_end - part_begin][rows][attention_state_floats] at `partial`, and writes
+  /// `out`.
   void (*attention_merge)(const AttentionJob& job, const AttentionTask& task, const float* partial, float* scratch);
 };
 

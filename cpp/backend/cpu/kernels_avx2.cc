@@ -11,7 +11,7 @@ namespace pagoda::cpu {
 
 extern const Kernels kAvx2Kernels;
 const Kernels kAvx2Kernels{rms_norm_row<Avx2>,     add_rms_norm_row<Avx2>, gated_activation_row<Avx2>,
-                              rope_store_token<Avx2>, attention_task<Avx2>,   attention_merge_task<Avx2>};
+                           rope_store_token<Avx2>, attention_task<Avx2>,   attention_merge_task<Avx2>};
 
 }  // namespace pagoda::cpu
 #endif

@@ -1,7 +1,9 @@
-// Where a key or value element lies inside a KV block on the CPU. Only the kernels know this; see KvLayout for what everyone knows.
+// Where a key or value element lies inside a KV block on the CPU. Only the kernels know this; see KvLayout for what everyone
+// knows.
 //
 // A block holds all keys, then all values:
-//   keys   [kv_head][block_size / g][head_dim][g], g = min(16, block_size): 16 lanes of a register are the same dimension of 16 tokens,
+//   keys   [kv_head][block_size / g][head_dim][g], g = min(16, block_size): 16 lanes of a register are the same dimension of 16
+//   tokens,
 //                                                  so that a score needs no horizontal sum
 //   values [kv_head][block_size][head_dim]
 #pragma once
@@ -16,7 +18,7 @@ namespace pagoda::cpu {
 /// One layer's KV cache with the numbers of its layout worked out.
 struct KvPlace {
   char* data = nullptr;
-  bool bf16 = false;    ///< else f32
+  bool bf16 = false;  ///< else f32
   int block_size = 0;
   int block_shift = 0;  ///< log2(block_size)
   int group = 0;        ///< g
@@ -26,7 +28,8 @@ struct KvPlace {
 
   /// Element offset of dimension 0 of a key; dimension d lies d * group further.
   [[gnu::always_inline]] int64_t key_offset(int64_t block, int head, int offset) const {
-    return block * block_elements + (static_cast<int64_t>(head) * block_size + offset / group * group) * head_dim + offset % group;
+    return block * block_elements + (static_cast<int64_t>(head) * block_size + offset / group * group) * head_dim +
+           offset % group;
   }
   /// Element offset of dimension 0 of a value.
   [[gnu::always_inline]] int64_t value_offset(int64_t block, int head, int offset) const {

@@ -1,12 +1,13 @@
-// What the kernel templates know about registers: 16 float lanes, S::Vec, whatever the instruction set S is, and the functions built on
-// them. Kernels are written once over S; with S = Avx2 and S = Avx512 they give the same bits.
+// What the kernel templates know about registers: 16 float lanes, S::Vec, whatever the instruction set S is, and the functions
+// built on them. Kernels are written once over S; with S = Avx2 and S = Avx512 they give the same bits.
 //
-// S provides: zero, set, iota; load, load_n (first n lanes, the others 0), store, store_n, each for float and for bf16 bits (uint16_t);
-// add, sub, mul, div, fma (a * b + c); min, max (the second operand when one is NaN); less -> Mask, select(mask, if_set, if_clear);
-// shift_to_exponent (bits << 23); first_lane; sum and max_lane, which halve: lanes i and i + 8, then i and i + 4, i + 2, i + 1.
+// S provides: zero, set, iota; load, load_n (first n lanes, the others 0), store, store_n, each for float and for bf16 bits
+// (uint16_t); add, sub, mul, div, fma (a * b + c); min, max (the second operand when one is NaN); less -> Mask, select(mask,
+// if_set, if_clear); shift_to_exponent (bits << 23); first_lane; sum and max_lane, which halve: lanes i and i + 8, then i and i
+// + 4, i + 2, i + 1.
 //
-// Kernel code calls nothing but S and templates over S, and S is in an anonymous namespace: a function with external linkage could be
-// emitted with AVX instructions here and then be linked into code that runs on every processor.
+// Kernel code calls nothing but S and templates over S, and S is in an anonymous namespace: a function with external linkage
+// could be emitted with AVX instructions here and then be linked into code that runs on every processor.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,8 @@ template <class S, class T>
 }
 
 /// e^x with a relative error below 2e-7. Exactly 1 at 0 and exactly 0 below -87.33 (-infinity included); constant above 88.37;
-/// NaN stays NaN. Range reduction to |r| <= ln(2)/2 with the integer in the low bits of `shifted`, then a polynomial (Cephes expf).
+/// NaN stays NaN. Range reduction to |r| <= ln(2)/2 with the integer in the low bits of `shifted`, then a polynomial (Cephes
+/// expf).
 template <class S>
 [[gnu::always_inline]] inline typename S::Vec exp(typename S::Vec x) {
   using V = typename S::Vec;

@@ -27,14 +27,18 @@ struct Avx512 {
   [[gnu::always_inline]] static inline Vec load(const uint16_t* p) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  [[gnu::always_inline]] static inline Vec load_n(const uint16_t* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
+  [[gnu::always_inline]] static inline Vec load_n(const uint16_t* p, int n) {
+    return widen(_mm256_maskz_loadu_epi16(first(n), p));
+  }
 
   [[gnu::always_inline]] static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
   [[gnu::always_inline]] static inline void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
   [[gnu::always_inline]] static inline void store(uint16_t* p, Vec a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a));
   }
-  [[gnu::always_inline]] static inline void store_n(uint16_t* p, Vec a, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(a)); }
+  [[gnu::always_inline]] static inline void store_n(uint16_t* p, Vec a, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), narrow(a));
+  }
 
   [[gnu::always_inline]] static inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   [[gnu::always_inline]] static inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }

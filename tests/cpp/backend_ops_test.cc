@@ -1,0 +1,211 @@
+// Ops: a dry run measures what a real run uses, results come out of the arena, and shapes that do not fit are named.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "backend/ops.h"
+
+namespace pagoda {
+namespace {
+
+constexpr int kTokens = 5, kHidden = 32, kVocab = 64;
+
+/// A one-layer "model" that calls every operation once, and everything it needs.
+class TinyModel {
+ public:
+  explicit TinyModel(Backend* backend) : values_(size_t{kVocab} * 64, 0.25f), norm_(kHidden, 1.0f), cos_sin_(8 * 16, 0.5f) {
+    const auto pack = [&](int64_t rows, int64_t cols) {
+      const WeightPart part{WeightFormat::f32, rows, cols, reinterpret_cast<const std::byte*>(values_.data()), {}};
+      if (backend) return backend->pack({&part, 1});
+      Weight weight;
+      weight.rows = rows;
+      weight.cols = cols;
+      weight.part_formats = {part.format};
+      return weight;
+    };
+    table_ = pack(kVocab, kHidden);
+    qkv_ = pack(64, kHidden);
+    down_ = pack(kHidden, kHidden / 2);
+    kv_.layout = {DType::f32, 4, 1, 16};
+    if (backend) {
+      kv_buffer_ = backend->allocate(2 * kv_.layout.block_bytes());
+      kv_.data = kv_buffer_.get();
+    }
+    std::iota(index_.begin(), index_.end(), 0);
+    batch_.num_tokens = kTokens;
+    batch_.num_seqs = 1;
+    batch_.max_blocks = 2;
+    batch_.num_logit_rows = 2;
+    batch_.max_kv_len = kTokens;
+    batch_.block_size = 4;
+    batch_.token_ids = batch_.positions = batch_.slots = batch_.block_table = batch_.logit_rows = index_.data();
+    batch_.query_start = query_start_;
+    batch_.kv_len = query_start_ + 1;
+  }
+
+  Tensor forward(Ops& ops) const {
+    const AttentionArgs attention{2, 1, 16, 0.25f, 0, 0};
+    const RopeStoreArgs rope{2, 1, 16, 16, cos_sin_.data(), nullptr, nullptr, 0};
+    const Tensor residual = ops.embed(table_, batch_.token_ids, kTokens);
+    const Tensor h = ops.rms_norm(residual, norm_.data(), 1e-5f);
+    const Tensor q = ops.rope_store_kv(ops.linear(h, qkv_), rope, kv_, batch_);
+    const Tensor x = ops.paged_attention(q, attention, kv_, batch_);
+    const Tensor mlp = ops.gated_activation(ops.add_rms_norm(residual, x, norm_.data(), 1e-5f), Activation::silu);
+    const Tensor out = ops.allocate(DType::f32, {kTokens, kHidden});
+    ops.linear_into(out, mlp, down_);
+    return ops.logits(ops.gather_rows(out, batch_.logit_rows, batch_.num_logit_rows), table_);
+  }
+
+  KvLayer& kv() { return kv_; }
+  Batch& batch() { return batch_; }
+
+ private:
+  std::vector<float> values_, norm_, cos_sin_;
+  Weight table_, qkv_, down_;
+  Buffer kv_buffer_;
+  KvLayer kv_;
+  std::vector<int32_t> index_ = std::vector<int32_t>(8);
+  int32_t query_start_[2] = {0, kTokens};
+  Batch batch_;
+};
+
+TEST(Ops, a_dry_run_measures_exactly_what_a_real_run_uses) {
+  Arena measured;
+  Ops dry(cpu_traits(), nullptr, measured);
+  EXPECT_TRUE(dry.dry());
+  const Tensor shape_only = TinyModel(nullptr).forward(dry);
+  EXPECT_EQ(shape_only.data, nullptr);
+
+  const std::unique_ptr<Backend> backend = make_cpu_backend({2, "auto"});
+  Arena arena(*backend, measured.high_water());
+  Ops real(backend->traits(), backend.get(), arena);
+  EXPECT_FALSE(real.dry());
+  const Tensor logits = TinyModel(backend.get()).forward(real);
+  EXPECT_EQ(arena.high_water(), measured.high_water());
+  EXPECT_EQ(logits.shape, shape_only.shape);
+  for (int64_t r = 0; r < logits.rows(); ++r) {
+    for (int64_t i = 0; i < logits.cols(); ++i) EXPECT_TRUE(std::isfinite(logits.row<float>(r)[i]));
+  }
+
+  Arena short_arena(*backend, measured.high_water() - 64);
+  Ops short_ops(backend->traits(), backend.get(), short_arena);
+  EXPECT_THROW(TinyModel(backend.get()).forward(short_ops), InternalError);
+}
+
+TEST(Ops, every_pointer_of_a_dry_run_is_null) {
+  Arena arena;
+  Ops ops(cpu_traits(), nullptr, arena);
+  TinyModel model(nullptr);
+  const Tensor qkv = ops.allocate(DType::f32, {kTokens, 64});
+  const RopeStoreArgs rope{2, 1, 16, 16, nullptr, nullptr, nullptr, 0};
+  const Tensor q = ops.rope_store_kv(qkv, rope, model.kv(), model.batch());
+  EXPECT_EQ(qkv.data, nullptr);
+  EXPECT_EQ(q.data, nullptr);
+  EXPECT_EQ(q.shape, (Shape{kTokens, 32}));
+  EXPECT_EQ(q.row_stride, 64);
+}
+
+TEST(Ops, scratch_is_given_back_and_results_are_kept) {
+  Arena arena;
+  Ops ops(cpu_traits(), nullptr, arena);
+  Weight weight;
+  weight.rows = 16;
+  weight.cols = 32;
+  weight.part_formats = {WeightFormat::q8_0};
+  const Tensor x = ops.allocate(DType::f32, {4, 32});
+  ops.linear(x, weight);
+  EXPECT_EQ(arena.used(), 4u * 32 * 4 + 4 * 16 * 4);
+  EXPECT_GT(arena.high_water(), arena.used());
+}
+
+TEST(Ops, a_backend_and_a_measuring_arena_do_not_go_together) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({1, "auto"});
+  Arena measuring, real(*backend, 64);
+  EXPECT_THROW(Ops(cpu_traits(), backend.get(), measuring), InternalError);
+  EXPECT_THROW(Ops(cpu_traits(), nullptr, real), InternalError);
+}
+
+/// `body` throws an InternalError whose text has both the operation and `shape`.
+void expect_shape_error(const std::string& operation, const std::string& shape, const std::function<void()>& body) {
+  try {
+    body();
+    FAIL() << operation << " accepted what it should not";
+  } catch (const InternalError& error) {
+    const std::string text = error.what();
+    EXPECT_EQ(text.rfind(operation + ": ", 0), 0u) << text;
+    EXPECT_NE(text.find(shape), std::string::npos) << text;
+  }
+}
+
+TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
+  Arena arena;
+  Ops ops(cpu_traits(), nullptr, arena);
+  TinyModel model(nullptr);
+  const KvLayer& kv = model.kv();
+  const Batch& batch = model.batch();
+  Weight weight;
+  weight.rows = 8;
+  weight.cols = 32;
+  weight.part_formats = {WeightFormat::f32};
+  const Tensor x = ops.allocate(DType::f32, {5, 31}), y = ops.allocate(DType::f32, {5, 32});
+  const Tensor half = ops.allocate(DType::bf16, {5, 32}), cube = ops.allocate(DType::f32, {2, 3, 4});
+  const RopeStoreArgs rope{2, 1, 16, 16, nullptr, nullptr, nullptr, 0};
+  const AttentionArgs attention{2, 1, 16, 1, 0, 0};
+
+  expect_shape_error("rms_norm", "bf16[5, 32]", [&] { ops.rms_norm(half, nullptr, 0); });
+  expect_shape_error("rms_norm", "f32[2, 3, 4]", [&] { ops.rms_norm(cube, nullptr, 0); });
+  expect_shape_error("add_rms_norm", "f32[5, 31]", [&] { ops.add_rms_norm(y, x, nullptr, 0); });
+  expect_shape_error("linear", "weight[8, 32]", [&] { ops.linear(x, weight); });
+  expect_shape_error("linear", "f32[5, 31]", [&] { ops.linear_into(x, y, weight); });
+  expect_shape_error("logits", "bf16[5, 32]", [&] { ops.logits(half, weight); });
+  expect_shape_error("embed", "weight[0, 0]", [&] { ops.embed(Weight{}, nullptr, 3); });
+  expect_shape_error("gather_rows", "f32[5, 31]", [&] { ops.gather_rows(x, nullptr, -1); });
+  expect_shape_error("gated_activation", "f32[5, 31]", [&] { ops.gated_activation(x, Activation::silu); });
+  expect_shape_error("rope_store_kv", "f32[5, 32]", [&] { ops.rope_store_kv(y, rope, kv, batch); });
+  expect_shape_error("paged_attention", "f32[5, 31]", [&] { ops.paged_attention(x, attention, kv, batch); });
+}
+
+TEST(Ops, head_counts_caches_and_batches_that_do_not_fit_are_named) {
+  Arena arena;
+  Ops ops(cpu_traits(), nullptr, arena);
+  TinyModel model(nullptr);
+  const Tensor q = ops.allocate(DType::f32, {kTokens, 32});
+  const AttentionArgs good{2, 1, 16, 1, 0, 0};
+  const auto attend = [&](const AttentionArgs& args, const KvLayer& kv, const Batch& batch) {
+    return [&ops, q, args, kv, batch] { ops.paged_attention(q, args, kv, batch); };
+  };
+  const KvLayer kv = model.kv();
+  const Batch batch = model.batch();
+  ops.paged_attention(q, good, kv, batch);
+
+  AttentionArgs args = good;
+  args.num_heads = 3, args.kv_heads = 2;
+  expect_shape_error("paged_attention", "3 heads cannot share 2 KV heads", attend(args, kv, batch));
+  args = good;
+  args.head_dim = 257;
+  expect_shape_error("paged_attention", "257", attend(args, kv, batch));
+  args = good;
+  args.window = -1;
+  expect_shape_error("paged_attention", "-1", attend(args, kv, batch));
+  KvLayer other = kv;
+  other.layout.kv_heads = 2;
+  expect_shape_error("paged_attention", "holds 2 heads of 16", attend(good, other, batch));
+  other = kv;
+  other.layout.dtype = DType::i8;
+  expect_shape_error("paged_attention", "i8", attend(good, other, batch));
+  Batch more = batch;
+  more.num_tokens = 6;
+  expect_shape_error("paged_attention", "6 tokens", attend(good, kv, more));
+  more = batch;
+  more.block_size = 8;
+  expect_shape_error("paged_attention", "4 in the cache and 8", attend(good, kv, more));
+  const RopeStoreArgs rope{2, 1, 16, 18, nullptr, nullptr, nullptr, 0};
+  const Tensor qkv = ops.allocate(DType::f32, {kTokens, 64});
+  expect_shape_error("rope_store_kv", "18", [&] { ops.rope_store_kv(qkv, rope, kv, batch); });
+}
+
+}  // namespace
+}  // namespace pagoda

@@ -1,0 +1,60 @@
+// The CPU backend as an object: options, device facts, memory.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+#include "core/usable_cores.h"
+#include "cpu_support.h"
+
+namespace pagoda {
+namespace {
+
+TEST(CpuBackend, options_the_machine_cannot_meet_are_refused) {
+  EXPECT_THROW(make_cpu_backend({-1, "auto"}), InvalidArgument);
+  EXPECT_THROW(make_cpu_backend({100000, "auto"}), InvalidArgument);
+  EXPECT_THROW(make_cpu_backend({1, "neon"}), InvalidArgument);
+  EXPECT_THROW(cpu_device_info({-1, "auto"}), InvalidArgument);
+}
+
+TEST(CpuBackend, the_device_tells_cores_isa_and_memory) {
+  const DeviceInfo device = cpu_device_info({});
+  EXPECT_EQ(device.num_threads, usable_cores());
+  EXPECT_EQ(device.isa, cpu::isa_name(cpu::detect_isa()));
+  EXPECT_FALSE(device.name.empty());
+  EXPECT_GT(device.available_bytes, 0u);
+  EXPECT_LE(device.available_bytes, device.total_bytes);
+  EXPECT_EQ(make_cpu_backend({3, "portable"})->device().num_threads, 3);
+}
+
+TEST(CpuBackend, allocations_are_aligned_and_round_trip) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({1, "auto"});
+  for (const size_t bytes : {size_t{0}, size_t{1}, size_t{100}, size_t{1} << 20, (size_t{5} << 20) + 3}) {
+    const Buffer buffer = backend->allocate(bytes);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.get()) % 64, 0u) << bytes;
+    const std::vector<char> sent(bytes, 'x');
+    std::vector<char> received(bytes);
+    backend->upload(buffer.get(), sent.data(), bytes);
+    backend->download(received.data(), buffer.get(), bytes);
+    EXPECT_EQ(sent, received);
+  }
+}
+
+TEST(CpuBackend, an_allocation_beyond_the_machine_names_its_size) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({1, "auto"});
+  try {
+    backend->allocate(size_t{1} << 60);
+    FAIL() << "an exabyte was allocated";
+  } catch (const DeviceError& error) {
+    EXPECT_NE(std::string(error.what()).find("1152921504606846976 bytes"), std::string::npos) << error.what();
+  }
+}
+
+TEST(CpuBackend, a_captured_body_runs_every_time) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({1, "auto"});
+  int runs = 0;
+  for (int i = 0; i < 3; ++i) backend->run_captured(1, [&] { ++runs; });
+  EXPECT_EQ(runs, 3);
+}
+
+}  // namespace
+}  // namespace pagoda

@@ -1,0 +1,210 @@
+// rope_store_kv: head norms, rotation and where keys and values land in the blocks, on every instruction set.
+#include <gtest/gtest.h>
+
+#include "backend/cpu/kv_store_layout.h"
+#include "cpu_support.h"
+
+namespace pagoda {
+namespace {
+
+struct RopeCase {
+  int num_heads, kv_heads, head_dim, rotary_dim;
+  bool norms;
+  DType dtype;
+  int block_size;
+};
+
+constexpr int kMaxPosition = 50;
+constexpr float kEps = 1e-6f;
+
+/// The inputs of one case: tokens at scattered positions and slots, one of them not stored.
+class RopeRun {
+ public:
+  explicit RopeRun(const RopeCase& test)
+      : test_(test),
+        cos_sin_(static_cast<size_t>(kMaxPosition * test.rotary_dim)),
+        q_norm_(test::random_floats(static_cast<size_t>(test.head_dim), 1)),
+        k_norm_(test::random_floats(static_cast<size_t>(test.head_dim), 2)),
+        qkv_(test::random_floats(positions_.size() * static_cast<size_t>(cols()), 3)) {
+    const int half = test.rotary_dim / 2;
+    for (int p = 0; p < kMaxPosition; ++p) {
+      for (int i = 0; i < half; ++i) {
+        const double angle = p * std::pow(10000.0, -2.0 * i / test.rotary_dim);
+        cos_sin_[static_cast<size_t>(p * test.rotary_dim + i)] = static_cast<float>(std::cos(angle));
+        cos_sin_[static_cast<size_t>(p * test.rotary_dim + half + i)] = static_cast<float>(std::sin(angle));
+      }
+    }
+    args_ = {test.num_heads,
+             test.kv_heads,
+             test.head_dim,
+             test.rotary_dim,
+             cos_sin_.data(),
+             test.norms ? q_norm_.data() : nullptr,
+             test.norms ? k_norm_.data() : nullptr,
+             kEps};
+  }
+
+  int cols() const { return (test_.num_heads + 2 * test_.kv_heads) * test_.head_dim; }
+
+  /// Runs the operation; returns qkv afterwards and leaves the cache in `cache`.
+  std::vector<float> run(const std::string& isa, int num_threads, std::vector<char>& cache) const {
+    const std::unique_ptr<Backend> backend = make_cpu_backend({num_threads, isa});
+    KvLayer kv{nullptr, {test_.dtype, test_.block_size, test_.kv_heads, test_.head_dim}};
+    const int num_blocks = 64 / test_.block_size;
+    cache.assign(static_cast<size_t>(num_blocks) * kv.layout.block_bytes(), 0);
+    kv.data = cache.data();
+    std::vector<float> qkv = qkv_;
+    Batch batch;
+    batch.num_tokens = static_cast<int>(positions_.size());
+    batch.positions = positions_.data();
+    batch.slots = slots_.data();
+    backend->rope_store_kv(test::matrix(qkv, batch.num_tokens, cols()), args_, kv, batch);
+    return qkv;
+  }
+
+  /// Head h of token t (q heads, k heads, v heads) in double precision.
+  std::vector<double> reference(size_t t, int h) const {
+    const float* head = qkv_.data() + t * static_cast<size_t>(cols()) + h * test_.head_dim;
+    std::vector<double> x(head, head + test_.head_dim);
+    if (h >= test_.num_heads + test_.kv_heads) return x;
+    if (test_.norms) {
+      const std::vector<float>& weight = h < test_.num_heads ? q_norm_ : k_norm_;
+      double squares = 0;
+      for (const double value : x) squares += value * value;
+      for (size_t i = 0; i < x.size(); ++i) x[i] *= double{weight[i]} / std::sqrt(squares / test_.head_dim + double{kEps});
+    }
+    const size_t half = static_cast<size_t>(test_.rotary_dim / 2);
+    const float* angles = cos_sin_.data() + positions_[t] * test_.rotary_dim;
+    for (size_t i = 0; i < half; ++i) {
+      const double a = x[i], b = x[half + i];
+      x[i] = a * double{angles[i]} - b * double{angles[half + i]};
+      x[half + i] = b * double{angles[i]} + a * double{angles[half + i]};
+    }
+    return x;
+  }
+
+  /// One stored element, or the value's when `value` is set.
+  double stored(std::vector<char>& cache, int32_t slot, int kv_head, int d, bool value) const {
+    const cpu::KvPlace place =
+        cpu::make_kv_place({cache.data(), {test_.dtype, test_.block_size, test_.kv_heads, test_.head_dim}});
+    const int32_t block = slot / test_.block_size, offset = slot % test_.block_size;
+    const int64_t at = value ? place.value_offset(block, kv_head, offset) + d
+                             : place.key_offset(block, kv_head, offset) + int64_t{d} * place.group;
+    if (test_.dtype == DType::f32) return double{reinterpret_cast<const float*>(place.data)[at]};
+    return double{bf16_to_float(reinterpret_cast<const uint16_t*>(place.data)[at])};
+  }
+
+  const std::vector<int32_t>& slots() const { return slots_; }
+
+ private:
+  RopeCase test_;
+  std::vector<int32_t> positions_{0, 1, 2, 30, 49, 7}, slots_{5, 6, 7, 33, -1, 63};
+  std::vector<float> cos_sin_, q_norm_, k_norm_, qkv_;
+  RopeStoreArgs args_;
+};
+
+const std::vector<RopeCase> kCases = {{9, 3, 64, 64, false, DType::bf16, 16}, {9, 3, 64, 64, true, DType::f32, 16},
+                                      {4, 4, 80, 32, false, DType::f32, 32},  {4, 2, 40, 40, true, DType::bf16, 8},
+                                      {2, 1, 96, 0, true, DType::f32, 1},     {2, 1, 14, 6, false, DType::bf16, 2},
+                                      {1, 1, 256, 128, true, DType::bf16, 64}};
+
+TEST(CpuRope, q_is_normed_and_rotated_in_place_and_v_is_untouched) {
+  for (const std::string& isa : test::available_isas()) {
+    for (const RopeCase& test : kCases) {
+      const RopeRun run(test);
+      std::vector<char> cache;
+      const std::vector<float> qkv = run.run(isa, 1, cache);
+      for (size_t t = 0; t < run.slots().size(); ++t) {
+        for (int h = 0; h < test.num_heads + 2 * test.kv_heads; ++h) {
+          if (h >= test.num_heads && h < test.num_heads + test.kv_heads) continue;  // what is left of k is not promised
+          const std::vector<double> want = run.reference(t, h);
+          for (int d = 0; d < test.head_dim; ++d) {
+            const float got = qkv[t * static_cast<size_t>(run.cols()) + static_cast<size_t>(h * test.head_dim + d)];
+            ASSERT_NEAR(got, want[static_cast<size_t>(d)], 3e-6) << isa << " token " << t << " head " << h << " d " << d;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(CpuRope, keys_and_values_land_in_their_slots_and_nothing_else_is_written) {
+  for (const std::string& isa : test::available_isas()) {
+    for (const RopeCase& test : kCases) {
+      const RopeRun run(test);
+      std::vector<char> cache;
+      run.run(isa, 1, cache);
+      const double tolerance = test.dtype == DType::bf16 ? 1.0 / 256 : 1e-6;
+      std::vector<int> token_of(64, -1);
+      for (size_t t = 0; t < run.slots().size(); ++t) {
+        if (run.slots()[t] >= 0) token_of[static_cast<size_t>(run.slots()[t])] = static_cast<int>(t);
+      }
+      for (int32_t slot = 0; slot < 64; ++slot) {
+        const int t = token_of[static_cast<size_t>(slot)];
+        for (int head = 0; head < 2 * test.kv_heads; ++head) {
+          const bool value = head >= test.kv_heads;
+          const std::vector<double> want = t < 0 ? std::vector<double>(static_cast<size_t>(test.head_dim))
+                                                 : run.reference(static_cast<size_t>(t), test.num_heads + head);
+          for (int d = 0; d < test.head_dim; ++d) {
+            const double x = want[static_cast<size_t>(d)];
+            ASSERT_NEAR(run.stored(cache, slot, head % test.kv_heads, d, value), x, tolerance * std::max(1.0, std::abs(x)))
+                << isa << " slot " << slot << " head " << head << " d " << d;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(CpuRope, threads_and_avx_width_do_not_change_the_bits) {
+  for (const RopeCase& test : kCases) {
+    const RopeRun run(test);
+    std::vector<float> first;
+    std::vector<char> first_cache;
+    for (const std::string& isa : test::available_isas()) {
+      if (isa == "portable") continue;  // it has no fused multiply-add
+      for (const int num_threads : {1, 2}) {
+        std::vector<char> cache;
+        const std::vector<float> qkv = run.run(isa, num_threads, cache);
+        if (first.empty()) first = qkv, first_cache = cache;
+        EXPECT_TRUE(test::same_bits(first, qkv)) << isa << " " << num_threads;
+        EXPECT_TRUE(first_cache == cache) << isa << " " << num_threads;
+      }
+    }
+  }
+}
+
+TEST(CpuRope, bf16_rounds_to_nearest_even_as_the_scalar_conversion_does) {
+  const std::vector<float> special = {1.0f,
+                                      1.00390625f,  // halfway between two bf16 values, even below
+                                      1.01171875f,  // halfway, even above
+                                      -0.0f,
+                                      1e-40f,   // subnormal
+                                      3.4e38f,  // rounds to infinity
+                                      std::numeric_limits<float>::infinity(),
+                                      std::bit_cast<float>(0x7f800001u)};  // NaN whose upper half is infinity's
+  for (const std::string& isa : test::available_isas()) {
+    const std::unique_ptr<Backend> backend = make_cpu_backend({1, isa});
+    const int head_dim = static_cast<int>(special.size());
+    std::vector<float> qkv;
+    for (int part = 0; part < 3; ++part) qkv.insert(qkv.end(), special.begin(), special.end());
+    KvLayer kv{nullptr, {DType::bf16, 1, 1, head_dim}};
+    std::vector<uint16_t> cache(2 * special.size());
+    kv.data = cache.data();
+    const int32_t zero = 0;
+    Batch batch;
+    batch.num_tokens = 1;
+    batch.positions = &zero;
+    batch.slots = &zero;
+    RopeStoreArgs args;
+    args.num_heads = args.kv_heads = 1;
+    args.head_dim = head_dim;
+    backend->rope_store_kv(test::matrix(qkv, 1, 3 * head_dim), args, kv, batch);
+    for (size_t i = 0; i < cache.size(); ++i) {
+      EXPECT_EQ(cache[i], float_to_bf16(special[i % special.size()])) << isa << " element " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pagoda
