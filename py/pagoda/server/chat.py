@@ -58,7 +58,7 @@ class ChatFormat:
 
     def whole(self) -> dict[str, Any]:
         """The complete answer."""
-        body = self._head | {
+        body: dict[str, Any] = self._head | {
             "choices": [self._whole_choice(choice) for choice in self.answer.choices],
             "usage": self.answer.usage(),
         }
