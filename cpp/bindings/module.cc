@@ -1,4 +1,25 @@
-// The extension module pagoda._core.
+// The extension module pagoda._core: error types, parameter rows, engine. Imported by pagoda/{config,client,llm}.py only.
 #include <pybind11/pybind11.h>
 
-PYBIND11_MODULE(_core, m) { m.doc() = "Pagoda's engine."; }
+#include "bindings/bindings.h"
+#include "bindings/field_binding.h"
+#include "core/check.h"
+#include "engine/options.h"
+#include "sampling/params.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_core, module) {
+  using namespace pagoda;
+  module.doc() = "Pagoda's C++ engine.";
+  py::register_exception<InvalidArgument>(module, "InvalidArgument", PyExc_ValueError);
+  py::register_exception<Overloaded>(module, "Overloaded", PyExc_RuntimeError);
+  py::register_exception<DeviceError>(module, "DeviceError", PyExc_RuntimeError);
+  py::register_exception<InternalError>(module, "InternalError", PyExc_RuntimeError);
+  bindings::bind_fields<SamplingParams>(module, "SamplingParams", "What to generate, how to choose tokens, when to stop. Keywords only.");
+  bindings::bind_fields<EngineOptions>(module, "EngineOptions", "What can be chosen about an engine. Keywords only.");
+  module.attr("SAMPLING_FIELDS") = bindings::field_rows<SamplingParams>();
+  module.attr("ENGINE_FIELDS") = bindings::field_rows<EngineOptions>();
+  bindings::bind_files(module);
+  bindings::bind_engine(module);
+}

@@ -1,0 +1,13 @@
+// The parts of the extension module, bound by module.cc.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace pagoda::bindings {
+
+/// Engine, Output, TokenLogprobs, plan_memory.
+void bind_engine(pybind11::module_& module);
+/// gguf_metadata, device facts.
+void bind_files(pybind11::module_& module);
+
+}  // namespace pagoda::bindings

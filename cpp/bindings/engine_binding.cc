@@ -1,0 +1,130 @@
+// The engine as Python sees it: submit, abort, wait (without the GIL), stats, the memory plan.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "bindings/field_binding.h"
+#include "engine/startup.h"
+
+namespace pagoda::bindings {
+namespace {
+
+const char* finish_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::none: return nullptr;
+    case FinishReason::stop: return "stop";
+    case FinishReason::length: return "length";
+    case FinishReason::abort: return "abort";
+    case FinishReason::error: return "error";
+  }
+  return nullptr;
+}
+
+py::dict plan_dict(const MemoryPlan& plan) {
+  py::dict values;
+  values["total_bytes"] = plan.total;
+  values["available_bytes"] = plan.available;
+  values["budget_bytes"] = plan.budget;
+  values["weights_bytes"] = plan.weights;
+  values["workspace_bytes"] = plan.workspace;
+  values["kv_bytes_per_block"] = plan.kv_block;
+  values["kv_cache_bytes"] = plan.kv_cache();
+  values["num_blocks"] = plan.num_blocks;
+  values["block_size"] = plan.block_size;
+  values["max_model_len"] = plan.max_model_len;
+  values["max_concurrency"] = plan.max_concurrency;
+  return values;
+}
+
+py::dict info_dict(const StartedEngine& started) {
+  py::dict values;
+  values["architecture"] = started.config.architecture;
+  values["vocab_size"] = started.config.vocab_size;
+  values["num_layers"] = started.config.num_layers;
+  values["eos_tokens"] = started.config.eos_tokens;
+  values["device"] = started.device.name;
+  values["isa"] = started.device.isa;
+  values["num_threads"] = started.device.num_threads;
+  return values;
+}
+
+/// Keeps the engine's life on the Python side: stopping may wait for a step, so it happens without the GIL.
+class PyEngine {
+ public:
+  PyEngine(const std::string& path, const Given<EngineOptions>& options, const std::vector<int32_t>& eos_tokens,
+           const py::object& progress) {
+    const LoadProgress report = progress.is_none() ? LoadProgress{} : [&progress](int64_t done, int64_t total) {
+      const py::gil_scoped_acquire gil;
+      progress(done, total);
+    };
+    const py::gil_scoped_release no_gil;
+    started_ = start_engine(path, options, eos_tokens, report);
+  }
+
+  ~PyEngine() {
+    const py::gil_scoped_release no_gil;
+    started_.engine.reset();
+  }
+
+  void submit(std::string id, std::vector<int32_t> prompt, const Given<SamplingParams>& params,
+              std::vector<std::vector<int32_t>> bad_words) {
+    engine().submit({std::move(id), std::move(prompt), params, std::move(bad_words)});
+  }
+
+  Engine& engine() { return *started_.engine; }
+  const StartedEngine& started() const { return started_; }
+
+ private:
+  StartedEngine started_;
+};
+
+void bind_outputs(py::module_& module) {
+  py::class_<TokenLogprobs>(module, "TokenLogprobs", "Log probabilities at one position.")
+      .def_readonly("logprob", &TokenLogprobs::logprob)
+      .def_readonly("rank", &TokenLogprobs::rank)
+      .def_readonly("top_tokens", &TokenLogprobs::top_tokens)
+      .def_readonly("top_logprobs", &TokenLogprobs::top_logprobs);
+  py::class_<Output>(module, "Output", "What one step produced for one choice of a request.")
+      .def_readonly("request_id", &Output::request_id)
+      .def_readonly("choice", &Output::choice)
+      .def_readonly("tokens", &Output::tokens)
+      .def_readonly("logprobs", &Output::logprobs)
+      .def_readonly("prompt_logprobs", &Output::prompt_logprobs)
+      .def_readonly("stop_token", &Output::stop_token)
+      .def_readonly("num_cached_tokens", &Output::num_cached_tokens)
+      .def_readonly("error", &Output::error)
+      .def_property_readonly("finish", [](const Output& output) { return finish_name(output.finish); });
+}
+
+}  // namespace
+
+void bind_engine(py::module_& module) {
+  bind_outputs(module);
+  module.def(
+      "plan_memory", [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
+      py::arg("path"), py::arg("options"), "The memory an engine would take, from headers alone.");
+  py::class_<PyEngine>(module, "Engine", "A model loaded and running on its own thread.")
+      .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&>(), py::arg("path"),
+           py::arg("options"), py::arg("eos_tokens") = std::vector<int32_t>{}, py::arg("progress") = py::none())
+      .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
+           py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, "Queues a request. params.seed must be set.")
+      .def(
+          "abort", [](PyEngine& self, const std::string& id, int32_t choice) { self.engine().abort(id, choice); }, py::arg("request_id"),
+          py::arg("choice") = -1, "Ends one choice of a request, or all (-1).")
+      .def(
+          "wait", [](PyEngine& self, int timeout_ms) { return self.engine().wait(timeout_ms); }, py::arg("timeout_ms"),
+          py::call_guard<py::gil_scoped_release>(), "Outputs since the last call, after waiting at most this long for one.")
+      .def("stats", [](PyEngine& self) {
+        const Stats stats = self.engine().stats();
+        py::dict values;
+        for_each_field<Stats>([&](const auto& row) { values[row.name] = to_python(stats.*row.member); });
+        return values;
+      })
+      .def("healthy", [](PyEngine& self) { return self.engine().healthy(); })
+      .def("failure", [](PyEngine& self) { return self.engine().failure(); })
+      .def("stop", [](PyEngine& self) { self.engine().stop(); }, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("plan", [](const PyEngine& self) { return plan_dict(self.started().plan); })
+      .def_property_readonly("info", [](const PyEngine& self) { return info_dict(self.started()); });
+}
+
+}  // namespace pagoda::bindings

@@ -1,0 +1,33 @@
+// From a model's path and the options to a running engine: the plan first, then backend, weights, engine. Called by the
+// bindings.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "engine/engine.h"
+#include "engine/options.h"
+#include "model/config.h"
+#include "model/loader.h"
+#include "model/memory_plan.h"
+
+namespace pagoda {
+
+/// The memory an engine with these options would take. Reads headers only and creates no backend. Throws InvalidArgument.
+MemoryPlan plan_engine(const std::string& path, const EngineOptions& options);
+
+struct StartedEngine {
+  ModelConfig config;
+  DeviceInfo device;
+  MemoryPlan plan;
+  std::unique_ptr<Engine> engine;
+};
+
+/// Loads the model and starts the engine. `eos_tokens` (the tokenizer's) join those of the checkpoint. `progress` may be empty. Throws InvalidArgument for a bad model or option,
+/// DeviceError when the device fails.
+StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+                           const LoadProgress& progress);
+
+}  // namespace pagoda
