@@ -181,7 +181,7 @@ TEST(Safetensors, one_changed_header_byte_gives_an_error_or_a_readable_tensor) {
   const std::string whole = small_file("w");
   int refused = 0;
   for (size_t i = 0; i < whole.size() - 4; ++i) {
-    for (int byte = 0; byte < 256; byte += 7) {
+    for (int byte = 0; byte < 256; byte += 31) {
       std::string changed = whole;
       changed[i] = static_cast<char>(byte);
       const std::string path = dir.write("changed.safetensors", changed);
@@ -195,7 +195,7 @@ TEST(Safetensors, one_changed_header_byte_gives_an_error_or_a_readable_tensor) {
       refused += error != "nothing was thrown";
     }
   }
-  EXPECT_GT(refused, 1000);
+  EXPECT_GT(refused, 300);
 }
 
 class ShardedSafetensors : public testing::Test {
