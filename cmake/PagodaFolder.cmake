@@ -1,10 +1,18 @@
-# One library per folder, and the flags of the per-ISA kernel files.
+# One library per folder, and the flags of the per-ISA kernel files, which only exist for x86-64.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(PAGODA_X86_64 ON)
+else()
+  set(PAGODA_X86_64 OFF)
+endif()
 
 # pagoda_folder(<name> <folders> <linked targets...>): the library pagoda_<name> of all *.cc in <folders>.
 # A folder of headers only becomes an INTERFACE library, so that its users need not know.
 function(pagoda_folder name folders)
   list(TRANSFORM folders APPEND "/*.cc" OUTPUT_VARIABLE patterns)
   file(GLOB sources CONFIGURE_DEPENDS ${patterns})
+  if(NOT PAGODA_X86_64)
+    list(FILTER sources EXCLUDE REGEX "_avx(2|512)\\.cc$")
+  endif()
   if(sources)
     add_library(pagoda_${name} STATIC ${sources})
     set(scope PUBLIC)
@@ -20,7 +28,7 @@ endfunction()
 # Such a file must hold no code that a baseline file could share (tools/check_isa_objects.py), or the linker may pick its copy
 # for machines that cannot run it.
 function(pagoda_add_isa_flags folder)
-  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  if(NOT PAGODA_X86_64)
     return()
   endif()
   file(GLOB avx2_sources CONFIGURE_DEPENDS ${folder}/*_avx2.cc)
