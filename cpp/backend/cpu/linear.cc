@@ -15,6 +15,9 @@ constexpr size_t kRowBlockBytes = size_t{384} << 10;
 constexpr size_t kTaskBytes = size_t{256} << 10;
 constexpr int64_t kTasksPerThread = 4;
 
+/// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
+constexpr size_t kAheadBytes = 4096;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -85,6 +88,14 @@ void set_input(TileArgs& args, const Input& input, WeightFormat format, int64_t 
   }
 }
 
+/// Lets tile `tile` of the panel's `num_tiles` fetch its share of the next panel; a lone tile fetches a little ahead of itself.
+void set_ahead(TileArgs& args, size_t panel_bytes, int64_t tile, int64_t num_tiles) {
+  args.ahead_share = num_tiles;
+  args.ahead =
+      args.panel +
+      (num_tiles == 1 ? kAheadBytes : panel_bytes + panel_bytes * static_cast<size_t>(tile) / static_cast<size_t>(num_tiles));
+}
+
 /// Panels [begin, end) of the whole weight times rows [row_begin, row_end).
 struct Task {
   int64_t panel_begin, panel_end;
@@ -93,6 +104,7 @@ struct Task {
 
 void run_task(const LinearKernels& kernels, const Task& task, const Tensor& out, const Input& input, const PackedWeight& weight,
               const float* bias) {
+  const int64_t num_tiles = ceil_div(task.row_end - task.row_begin, kernels.tile_rows);
   for (const PackedPart& part : weight.parts) {
     const int64_t begin = std::max<int64_t>(task.panel_begin - part.panel_begin, 0);
     const int64_t end = std::min(task.panel_end - part.panel_begin, part.num_panels());
@@ -107,6 +119,7 @@ void run_task(const LinearKernels& kernels, const Task& task, const Tensor& out,
       args.width = static_cast<int>(std::min(part.rows - panel * kPanelRows, kPanelRows));
       for (int64_t row = task.row_begin; row < task.row_end; row += kernels.tile_rows) {
         set_input(args, input, part.format, row);
+        set_ahead(args, part.panel_bytes, (row - task.row_begin) / kernels.tile_rows, num_tiles);
         args.out = out.row<float>(row) + column;
         tile[std::min<int64_t>(task.row_end - row, kernels.tile_rows) - 1](args);
       }

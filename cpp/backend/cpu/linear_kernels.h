@@ -27,6 +27,8 @@ struct QuantBlock {
 /// One tile: up to kMaxTileRows input rows times one panel of 16 weight rows, over all of K.
 struct TileArgs {
   const std::byte* panel;  ///< see pack.h
+  const std::byte* ahead;  ///< what to fetch into the cache meanwhile: one part in `ahead_share` of a panel's bytes
+  int64_t ahead_share;     ///< tiles that share the fetching of one panel
   int64_t cols;            ///< K
   const void* x;           ///< float rows, bf16 rows, or QuantBlock [K/32][tile rows]
   int64_t x_stride;        ///< elements between float or bf16 rows; unused for QuantBlock

@@ -12,12 +12,11 @@
 
 namespace pagoda::cpu {
 
-/// How far ahead of its use a panel is fetched: more than the memory's latency times one core's bandwidth.
-constexpr int64_t kPrefetchBytes = 4096;
-
+/// While a tile uses `kBytes` of its panel it fetches the same number from `ahead`, which moves on by the tile's share of them.
 template <class Simd, int kBytes>
-[[gnu::always_inline]] inline void prefetch(const std::byte* from) {
-  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(from + kPrefetchBytes + i);
+[[gnu::always_inline]] inline void prefetch(const std::byte*& ahead, int64_t step) {
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(ahead + i);
+  ahead += step;
 }
 
 template <class Simd, int kRows>
@@ -37,13 +36,15 @@ template <class Simd, int kRows>
 template <class Simd, WeightFormat kFormat, int kRows>
 void float_tile(const TileArgs& args) {
   using Floats = typename Simd::Floats;
-  constexpr int64_t kStep = kFormat == WeightFormat::f32 ? 64 : 32;
+  constexpr int kStep = kFormat == WeightFormat::f32 ? 64 : 32;
   const float* x = static_cast<const float*>(args.x);
   const std::byte* panel = args.panel;
+  const std::byte* ahead = args.ahead;
+  const int64_t step = kStep / args.ahead_share;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t k = 0; k < args.cols; ++k, panel += kStep) {
-    __builtin_prefetch(panel + kPrefetchBytes);
+    prefetch<Simd, kStep>(ahead, step);
     const Floats w = kFormat == WeightFormat::f32 ? Simd::load_f32(panel) : Simd::load_f16(panel);
     for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(w, Simd::broadcast(x[r * args.x_stride + k]), acc[r]);
   }
@@ -56,10 +57,12 @@ void widened_bf16_tile(const TileArgs& args) {
   using Floats = typename Simd::Floats;
   const float* x = static_cast<const float*>(args.x);
   const std::byte* panel = args.panel;
+  const std::byte* ahead = args.ahead;
+  const int64_t step = 64 / args.ahead_share;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t k = 0; k < args.cols; k += 2, panel += 64) {
-    __builtin_prefetch(panel + kPrefetchBytes);
+    prefetch<Simd, 64>(ahead, step);
     const Floats first = Simd::load_bf16_first(panel);
     for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(first, Simd::broadcast(x[r * args.x_stride + k]), acc[r]);
     if (k + 1 == args.cols) break;
@@ -75,10 +78,12 @@ void bf16_tile(const TileArgs& args) {
   using Floats = typename Simd::Floats;
   const uint16_t* x = static_cast<const uint16_t*>(args.x);
   const std::byte* panel = args.panel;
+  const std::byte* ahead = args.ahead;
+  const int64_t step = 64 / args.ahead_share;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t k = 0; k < args.cols; k += 2, panel += 64) {
-    __builtin_prefetch(panel + kPrefetchBytes);
+    prefetch<Simd, 64>(ahead, step);
     const auto w = Simd::load_bf16_pairs(panel);
     for (int r = 0; r < kRows; ++r) acc[r] = Simd::dot_bf16(acc[r], w, x + r * args.x_stride + k);
   }
@@ -93,10 +98,12 @@ void q8_0_tile(const TileArgs& args) {
   const int64_t blocks = args.cols / 32;
   const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
   const std::byte* panel = args.panel;
+  const std::byte* ahead = args.ahead;
+  const int64_t step = kBlockBytes / args.ahead_share;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes, x += kRows) {
-    prefetch<Simd, kBlockBytes>(panel);
+    prefetch<Simd, kBlockBytes>(ahead, step);
     typename Simd::Sum8 sum[kRows];
     for (int r = 0; r < kRows; ++r) sum[r] = Simd::start8(x[r].minus_128_sum);
 #pragma GCC unroll 8
@@ -122,10 +129,12 @@ void q4_tile(const TileArgs& args) {
   const int64_t blocks = args.cols / 32;
   const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
   const std::byte* panel = args.panel;
+  const std::byte* ahead = args.ahead;
+  const int64_t step = kBlockBytes / args.ahead_share;
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes, x += kRows) {
-    prefetch<Simd, kBlockBytes>(panel);
+    prefetch<Simd, kBlockBytes>(ahead, step);
     typename Simd::Sum4 sum[kRows];
     for (int r = 0; r < kRows; ++r) sum[r] = Simd::start4(kHasMin ? 0 : x[r].minus_8_sum);
 #pragma GCC unroll 4
