@@ -62,9 +62,10 @@ void run_case(const cpu::LinearKernels& kernels, ThreadPool& pool, WeightFormat 
   const std::vector<std::byte> stored = stored_weight(format, shape);
   const WeightPart part{format, shape.n, shape.k, stored.data(), {}};
   const size_t copies = std::max<size_t>(2, ring_bytes / cpu::packed_bytes({&part, 1}));
+  cpu::PackMemory memory;
   std::vector<Weight> weights;
   const double pack_seconds = seconds_of([&] {
-    for (size_t i = 0; i < copies; ++i) weights.push_back(cpu::pack_weight({&part, 1}, pool));
+    for (size_t i = 0; i < copies; ++i) weights.push_back(cpu::pack_weight({&part, 1}, pool, memory));
   });
   const double total_bytes = static_cast<double>(copies * weights[0].bytes);
   double read = 1e9;

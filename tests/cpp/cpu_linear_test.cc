@@ -91,6 +91,7 @@ struct Matrix {
   std::vector<WeightPart> parts;
   std::vector<float> values;          // [N, K] dequantised, in packed order
   std::vector<WeightFormat> formats;  // [N]
+  PackMemory memory;
   Weight weight;
   int64_t rows() const { return weight.rows; }
   int64_t cols() const { return weight.cols; }
@@ -118,7 +119,7 @@ Matrix make_matrix(const std::vector<PartSpec>& specs, int64_t cols, ThreadPool&
     }
     m.parts.push_back(std::move(part));
   }
-  m.weight = pack_weight(m.parts, pool);
+  m.weight = pack_weight(m.parts, pool, m.memory);
   return m;
 }
 
@@ -338,7 +339,7 @@ TEST(Linear, extreme_bytes_do_not_saturate) {
         const std::byte* row = m.stored[0].data() + static_cast<size_t>(i / 64) * weight_row_bytes(format, 64);
         m.values[static_cast<size_t>(i)] = stored_value(format, row, i % 64);
       }
-      m.weight = pack_weight(m.parts, pool);
+      m.weight = pack_weight(m.parts, pool, m.memory);
       for (const float value : {-3.0f, 3.0f}) {
         const std::vector<float> x(3 * 64, value);
         expect_close(kernels, m, x, multiply(kernels, pool, m, x));
@@ -405,10 +406,31 @@ TEST(Pack, packed_bytes_is_what_a_weight_takes_and_does_not_need_data) {
   EXPECT_EQ(packed_bytes(std::span(planned).last(1)), size_t{16 * 576} * 2);
 }
 
+TEST(Pack, pieces_of_memory_do_not_overlap_and_outlive_their_allocator) {
+  std::vector<std::pair<std::shared_ptr<std::byte>, size_t>> pieces;
+  {
+    PackMemory memory;
+    for (const size_t bytes :
+         {size_t{1}, size_t{64}, size_t{100}, size_t{70} << 20, size_t{1000}, size_t{40} << 20, size_t{30} << 20}) {
+      pieces.emplace_back(memory.allocate(bytes), bytes);
+    }
+  }
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const auto& [piece, bytes] = pieces[i];
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(piece.get()) % PackMemory::kAlignment, 0u);
+    piece.get()[0] = piece.get()[bytes - 1] = static_cast<std::byte>(i);
+  }
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    EXPECT_EQ(std::to_integer<size_t>(pieces[i].first.get()[0]), i);
+    EXPECT_EQ(std::to_integer<size_t>(pieces[i].first.get()[pieces[i].second - 1]), i);
+  }
+}
+
 std::string error_of(const std::vector<WeightPart>& parts) {
   ThreadPool pool(1);
+  PackMemory memory;
   try {
-    pack_weight(parts, pool);
+    pack_weight(parts, pool, memory);
   } catch (const InvalidArgument& error) {
     return error.what();
   }

@@ -66,7 +66,7 @@ void CpuBackend::download(void* host, const void* device, size_t bytes) {
 
 void CpuBackend::run_captured(uint64_t, const std::function<void()>& body) { body(); }
 
-Weight CpuBackend::pack(std::span<const WeightPart> parts) { return pack_weight(parts, pool_); }
+Weight CpuBackend::pack(std::span<const WeightPart> parts) { return pack_weight(parts, pool_, pack_memory_); }
 
 /// Calls body(begin, end) over disjoint ranges of rows, `row_cost` elements each.
 template <class Body>

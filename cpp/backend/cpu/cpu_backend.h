@@ -50,6 +50,7 @@ class CpuBackend final : public Backend {
   const SamplingKernels& sampling_kernels_;
   DeviceInfo device_;
   ThreadPool pool_;
+  PackMemory pack_memory_;
   Buffer attention_scratch_;  ///< [num_threads][attention_scratch_floats(kAttentionMaxHeadDim)]
   SamplingScratch sampling_scratch_;
 };

@@ -1,7 +1,6 @@
 #include "backend/cpu/pack.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -11,7 +10,7 @@
 namespace pagoda::cpu {
 namespace {
 
-constexpr size_t kAlignment = 64;
+constexpr size_t kAlignment = PackMemory::kAlignment;
 constexpr int64_t kBlockValues = 32;
 
 /// The stored rows of one panel; null past the end of the part.
@@ -109,12 +108,6 @@ void check_parts(std::span<const WeightPart> parts) {
   }
 }
 
-std::shared_ptr<std::byte> allocate(size_t bytes) {
-  std::byte* memory = static_cast<std::byte*>(std::aligned_alloc(kAlignment, bytes));
-  if (!memory) throw DeviceError(str("out of memory: a weight needs ", bytes, " bytes"));
-  return {memory, [](std::byte* p) { std::free(p); }};
-}
-
 }  // namespace
 
 size_t panel_bytes(WeightFormat format, int64_t cols) {
@@ -151,11 +144,11 @@ size_t packed_bytes(std::span<const WeightPart> parts) {
   return bytes;
 }
 
-Weight pack_weight(std::span<const WeightPart> parts, ThreadPool& pool) {
+Weight pack_weight(std::span<const WeightPart> parts, ThreadPool& pool, PackMemory& memory) {
   check_parts(parts);
   Weight weight{0, parts[0].cols, packed_bytes(parts), {}, nullptr};
   auto packed = std::make_shared<PackedWeight>();
-  packed->bytes = allocate(weight.bytes);
+  packed->bytes = memory.allocate(weight.bytes);
   std::byte* next = packed->bytes.get();
   for (const WeightPart& part : parts) {
     const size_t bytes = panel_bytes(part.format, part.cols);

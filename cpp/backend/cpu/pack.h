@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/cpu/pack_memory.h"
 #include "backend/weight.h"
 #include "core/thread_pool.h"
 
@@ -51,7 +52,7 @@ size_t packed_bytes(std::span<const WeightPart> parts);
 /// Stacks and repacks stored rows, panels in parallel. Throws InvalidArgument when there are no parts or rows, when the parts'
 /// cols differ, when a quantised part's cols are no multiple of 32 or a row_order has not one entry per row; DeviceError when
 /// memory is short.
-Weight pack_weight(std::span<const WeightPart> parts, ThreadPool& pool);
+Weight pack_weight(std::span<const WeightPart> parts, ThreadPool& pool, PackMemory& memory);
 
 /// out[cols] = row `row` of the part, dequantised exactly as the file's format defines it. 0 <= row < part.rows.
 void unpack_row(const PackedPart& part, int64_t row, int64_t cols, float* out);
