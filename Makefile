@@ -23,7 +23,7 @@ chat: $(VENV)/package.stamp  ## talk to the model in the terminal
 	@exec $(PY) -m enginectl chat $(ARGS)
 
 bench: $(VENV)/package.stamp  ## measure speed on this machine
-	@exec $(PY) -m enginectl bench $(ARGS)
+	@exec $(PY) bench/speed.py $(ARGS)
 
 install: $(VENV)/package.stamp  ## build and install into .venv
 
