@@ -1,4 +1,5 @@
-// What can be chosen about an engine. One row per option in `fields()`: validation, Python, YAML, flags and `--help` are made from the rows.
+// What can be chosen about an engine. One row per option in `fields()`: validation, Python, YAML, flags and `--help` are made
+// from the rows.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ struct EngineOptions {
 
   static constexpr auto fields();
 
-  /// Checks ranges, allowed words, block_size being a power of two, and that at most one of kv_cache_memory and num_kv_blocks is set.
-  /// Throws InvalidArgument naming the option.
+  /// Checks ranges, allowed words, block_size being a power of two, and that at most one of kv_cache_memory and num_kv_blocks
+  /// is set. Throws InvalidArgument naming the option.
   void validate() const;
 };
 
@@ -38,17 +39,20 @@ constexpr auto EngineOptions::fields() {
   return std::tuple{
       field("device", &O::device, "auto | cpu | cuda"),
       field("isa", &O::isa, "CPU kernels: auto | avx512 | avx2 | portable"),
-      field("num_threads", &O::num_threads, Range::closed(0, 1024), "compute threads on the CPU; 0 = the usable physical cores"),
+      field("num_threads", &O::num_threads, Range::closed(0, 1024),
+            "compute threads on the CPU; 0 = the usable physical cores"),
       field("max_model_len", &O::max_model_len, Range::at_least(1),
-            "longest context (prompt + output) in tokens; unset = the model's own, or what the KV cache can hold if that is less"),
+            "longest context (prompt + output) in tokens; unset = the model's own, or what the KV cache can hold if that "
+            "is less"),
       field("max_num_seqs", &O::max_num_seqs, Range::closed(1, 65536), "most sequences in one step"),
       field("max_num_batched_tokens", &O::max_num_batched_tokens, Range::closed(1, 1 << 20),
             "most tokens in one step; longer prompts are computed in chunks"),
       field("block_size", &O::block_size, Range::closed(1, 256), "tokens in one KV-cache block, a power of two"),
       field("memory_utilization", &O::memory_utilization, Range::left_open(0, 1),
-            "share of the device's memory for weights, workspace and KV cache; unset = 0.9 on a GPU; on the CPU 0.4 of the memory "
-            "that is free, and at most 4 GiB of KV cache"),
-      field("kv_cache_memory", &O::kv_cache_memory, Range::at_least(1), "bytes of the KV cache, instead of a share of the memory"),
+            "share of the device's memory for weights, workspace and KV cache; unset = 0.9 on a GPU; on the CPU 0.4 of the "
+            "memory that is free, and at most 4 GiB of KV cache"),
+      field("kv_cache_memory", &O::kv_cache_memory, Range::at_least(1),
+            "bytes of the KV cache, instead of a share of the memory"),
       field("num_kv_blocks", &O::num_kv_blocks, Range::at_least(1), "blocks of the KV cache, instead of a share of the memory"),
       field("kv_cache_dtype", &O::kv_cache_dtype, "auto | bf16 | f32; auto = bf16"),
       field("prefix_cache", &O::prefix_cache, "reuse the keys and values of equal prompt beginnings"),

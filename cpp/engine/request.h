@@ -9,21 +9,24 @@
 
 namespace pagoda {
 
-/// One request: a prompt, and n choices of continuations. `params.seed` must be set (the caller draws one from entropy if the user gave
-/// none, and reports it). Choice i uses choice_key(seed, i).
+/// One request: a prompt, and n choices of continuations. `params.seed` must be set (the caller draws one from entropy if the
+/// user gave none, and reports it). Choice i uses choice_key(seed, i).
 struct Request {
-  std::string id;                                   ///< unique among live requests
-  std::vector<int32_t> prompt;                      ///< at least one token
+  std::string id;               ///< unique among live requests
+  std::vector<int32_t> prompt;  ///< at least one token
   SamplingParams params;
-  std::vector<std::vector<int32_t>> bad_words;      ///< params.bad_words as token sequences
+  std::vector<std::vector<int32_t>> bad_words;  ///< params.bad_words as token sequences
 };
+
+/// Stands for every choice of a request where one choice could be named.
+constexpr int32_t kAllChoices = -1;
 
 enum class FinishReason : uint8_t { none, stop, length, abort, error };
 
 struct TokenLogprobs {
-  float logprob = 0;                 ///< of the token itself
-  int32_t rank = 0;                  ///< 1 = most likely
-  std::vector<int32_t> top_tokens;   ///< best first
+  float logprob = 0;                ///< of the token itself
+  int32_t rank = 0;                 ///< 1 = most likely
+  std::vector<int32_t> top_tokens;  ///< best first
   std::vector<float> top_logprobs;
 };
 
@@ -35,9 +38,9 @@ struct Output {
   std::vector<TokenLogprobs> logprobs;         ///< one per token when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  ///< on choice 0's first output: of prompt tokens 1..end, when asked for
   FinishReason finish = FinishReason::none;
-  int32_t stop_token = -1;                     ///< the stop or end-of-sequence token that ended it, if one did
-  int32_t num_cached_tokens = 0;               ///< prompt tokens taken from the prefix cache at first scheduling
-  std::string error;                           ///< text when finish == error
+  int32_t stop_token = -1;        ///< the stop or end-of-sequence token that ended it, if one did
+  int32_t num_cached_tokens = 0;  ///< prompt tokens taken from the prefix cache at first scheduling
+  std::string error;              ///< text when finish == error
 };
 
 }  // namespace pagoda

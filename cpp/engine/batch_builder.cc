@@ -1,0 +1,124 @@
+// The order of the host buffer is written once, in batch_at(); filling goes through it too.
+#include "engine/batch_builder.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "core/check.h"
+#include "sampling/sampler.h"
+
+namespace pagoda {
+
+BatchBuilder::BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens)
+    : limits_(limits), eos_tokens_(std::move(eos_tokens)) {
+  samples_.vocab_size = static_cast<int32_t>(limits.vocab_size);
+  host_.reserve(limits.batch_bytes() / sizeof(int32_t));
+}
+
+void BatchBuilder::build(const StepPlan& plan) {
+  measure(plan);
+  fill_indices(plan);
+  fill_rows(plan);
+}
+
+void BatchBuilder::measure(const StepPlan& plan) {
+  shape_ = {};
+  shape_.num_seqs = static_cast<int>(plan.seqs.size());
+  shape_.num_tokens = static_cast<int>(plan.num_tokens);
+  shape_.block_size = static_cast<int>(limits_.block_size);
+  for (const PlannedSeq& planned : plan.seqs) {
+    const int64_t num_blocks = (planned.end + limits_.block_size - 1) / limits_.block_size;
+    shape_.max_blocks = std::max(shape_.max_blocks, static_cast<int>(num_blocks));
+    shape_.max_query_len = std::max(shape_.max_query_len, static_cast<int>(planned.end - planned.begin));
+    shape_.max_kv_len = std::max(shape_.max_kv_len, static_cast<int>(planned.end));
+    shape_.num_logit_rows += static_cast<int>(planned.rows_end - planned.rows_begin) + planned.wants_token;
+  }
+  ensure(shape_.num_logit_rows <= limits_.max_logit_rows(), "a step wants ", shape_.num_logit_rows,
+         " rows of logits, planned are ", limits_.max_logit_rows());
+}
+
+Batch BatchBuilder::batch_at(const int32_t* base) const {
+  Batch batch = shape_;
+  const auto take = [&](int64_t count) { return std::exchange(base, base + count); };
+  batch.token_ids = take(shape_.num_tokens);
+  batch.positions = take(shape_.num_tokens);
+  batch.slots = take(shape_.num_tokens);
+  batch.query_start = take(shape_.num_seqs + 1);
+  batch.kv_len = take(shape_.num_seqs);
+  batch.block_table = take(int64_t{shape_.num_seqs} * shape_.max_blocks);
+  batch.logit_rows = take(shape_.num_logit_rows);
+  return batch;
+}
+
+void BatchBuilder::fill_indices(const StepPlan& plan) {
+  const auto num_tokens = static_cast<size_t>(shape_.num_tokens), num_seqs = static_cast<size_t>(shape_.num_seqs);
+  host_.resize(3 * num_tokens + 2 * num_seqs + 1 + num_seqs * static_cast<size_t>(shape_.max_blocks) +
+               static_cast<size_t>(shape_.num_logit_rows));
+  ensure(host_.size() * sizeof(int32_t) <= limits_.batch_bytes(), "a step of ", num_tokens, " tokens and ", num_seqs,
+         " sequences is larger than planned");
+  const Batch at = batch_at(host_.data());
+  const auto writable = [](const int32_t* array) { return const_cast<int32_t*>(array); };  // into host_, which is ours
+  int32_t* token_ids = writable(at.token_ids);
+  int32_t* positions = writable(at.positions);
+  int32_t* slots = writable(at.slots);
+  int32_t* logit_rows = writable(at.logit_rows);
+  int32_t token = 0;
+  for (size_t i = 0; i < num_seqs; ++i) {
+    const PlannedSeq& planned = plan.seqs[i];
+    const std::vector<BlockId>& blocks = planned.seq->table.blocks;
+    int32_t* row = writable(at.block_table) + i * static_cast<size_t>(shape_.max_blocks);
+    std::copy_n(blocks.begin(), std::min(std::ssize(blocks), static_cast<std::ptrdiff_t>(shape_.max_blocks)), row);
+    writable(at.query_start)[i] = token;
+    writable(at.kv_len)[i] = static_cast<int32_t>(planned.end);
+    for (int64_t position = planned.begin; position < planned.end; ++position, ++token) {
+      const int64_t block = position / limits_.block_size, offset = position % limits_.block_size;
+      token_ids[token] = planned.seq->tokens[static_cast<size_t>(position)];
+      positions[token] = static_cast<int32_t>(position);
+      slots[token] = static_cast<int32_t>(blocks[static_cast<size_t>(block)] * limits_.block_size + offset);
+      const bool reports = planned.rows_begin <= position && position < planned.rows_end;
+      if (reports || (planned.wants_token && position == planned.end - 1)) *logit_rows++ = token;
+    }
+  }
+  writable(at.query_start)[num_seqs] = token;
+}
+
+void BatchBuilder::fill_rows(const StepPlan& plan) {
+  samples_.clear();
+  errors_.resize(plan.seqs.size());
+  for (size_t i = 0; i < plan.seqs.size(); ++i) {
+    const PlannedSeq& planned = plan.seqs[i];
+    const Sequence& seq = *planned.seq;
+    errors_[i].clear();
+    for (int64_t position = planned.rows_begin; position < planned.rows_end; ++position) {
+      add_forced_row(samples_, seq.tokens[static_cast<size_t>(position) + 1],
+                     static_cast<int32_t>(*seq.params().prompt_logprobs));
+    }
+    if (planned.wants_token) add_sample(seq, errors_[i]);
+  }
+}
+
+void BatchBuilder::add_sample(const Sequence& seq, std::string& error) {
+  const size_t num_rows = samples_.rows.size(), num_edits = samples_.edits.size(), num_counts = samples_.counts.size(),
+               num_mask_words = samples_.masks.size();
+  try {
+    SampleSource source;
+    source.params = &seq.params();
+    source.key = seq.key;
+    source.tokens = seq.tokens;
+    source.num_prompt = seq.num_prompt;
+    if (seq.params().uses_penalties()) source.counts = &seq.counts;
+    source.bad_words = seq.request->bad_words;
+    source.eos_tokens = eos_tokens_;
+    add_sample_row(samples_, source);
+  } catch (const std::exception& failure) {
+    error = str("sampling could not be set up: ", failure.what());
+    samples_.rows.resize(num_rows);
+    samples_.edits.resize(num_edits);
+    samples_.counts.resize(num_counts);
+    samples_.masks.resize(num_mask_words);
+    add_forced_row(samples_, 0, -1);  // holds the row's place; its result is not looked at
+  }
+}
+
+}  // namespace pagoda

@@ -1,0 +1,47 @@
+// Turns a step's plan into the arrays that a backend reads: index arrays (backend/batch.h) in one host buffer, and sampling
+// rows. Owns the buffers and reuses them from step to step. Called by the runner.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/batch.h"
+#include "backend/sample_batch.h"
+#include "engine/limits.h"
+#include "engine/step.h"
+
+namespace pagoda {
+
+class BatchBuilder {
+ public:
+  BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens);
+
+  /// Fills everything for `plan`; all spans below are valid until the next call. A sequence whose sampling row cannot be made
+  /// keeps its place in the batch, because others may share the keys and values it computes, and gets an error.
+  void build(const StepPlan& plan);
+
+  /// The index arrays, contiguous in the order of Batch, to be uploaded at once.
+  std::span<const int32_t> host() const { return host_; }
+  /// The batch with its pointers into a copy of host() that starts at `base`.
+  Batch batch_at(const int32_t* base) const;
+  const SampleBatch& samples() const { return samples_; }
+  /// Per planned sequence the error that its sampling row met, mostly empty.
+  const std::vector<std::string>& errors() const { return errors_; }
+
+ private:
+  void measure(const StepPlan& plan);
+  void fill_indices(const StepPlan& plan);
+  void fill_rows(const StepPlan& plan);
+  void add_sample(const Sequence& seq, std::string& error);
+
+  Limits limits_;
+  std::vector<int32_t> eos_tokens_;
+  Batch shape_;  // the sizes of the step; its pointers stay null
+  std::vector<int32_t> host_;
+  SampleBatch samples_;
+  std::vector<std::string> errors_;
+};
+
+}  // namespace pagoda

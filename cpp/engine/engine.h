@@ -1,0 +1,126 @@
+// The engine: requests in, tokens out. Owns model, device memory, scheduler and the thread that runs one step after another.
+// Called from any thread by the bindings; one consumer waits for outputs.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/arena.h"
+#include "backend/backend.h"
+#include "engine/options.h"
+#include "engine/request.h"
+#include "engine/runner.h"
+#include "engine/scheduler.h"
+#include "engine/stats.h"
+#include "kv/kv_manager.h"
+#include "model/kv_cache.h"
+#include "model/model.h"
+
+namespace pagoda {
+
+/// What a loaded model brings along. The sizes come from the memory plan.
+struct EngineParts {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Model> model;
+  std::vector<int32_t> eos_tokens;
+  int64_t max_model_len = 0;
+  int64_t num_blocks = 0;
+  DType kv_dtype = DType::bf16;
+  size_t workspace_bytes = 0;  ///< of a forward of max_num_batched_tokens tokens with max_logit_rows rows
+};
+
+/// The sizes an engine with these options and parts will have; the memory plan asks them for rows of logits and bytes of
+/// indices.
+Limits make_limits(const EngineOptions& options, int64_t vocab_size, int64_t max_model_len, int64_t num_blocks);
+
+/// Threads: everything may be called from any thread, wait() from one at a time. The step loop runs on the engine's own thread,
+/// touches no lock during a step and sleeps when there is no work.
+class Engine {
+ public:
+  /// Allocates the KV cache and the workspace and starts the loop. Throws InvalidArgument for bad options, DeviceError without
+  /// memory.
+  Engine(const EngineOptions& options, EngineParts parts);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Queues a request. Throws InvalidArgument if it can never run or its id is live, Overloaded if the queue is full,
+  /// DeviceError if the engine has failed or was stopped.
+  void submit(Request request);
+  /// Ends a request soon, or only one choice of it; each choice that was unfinished gives one more output, with finish abort. No-op for
+  /// what is not live.
+  void abort(const std::string& request_id, int32_t choice = kAllChoices);
+  /// Outputs since the last call, in order, after waiting for the first at most `timeout_ms` milliseconds. Also returns, empty,
+  /// when the engine ends.
+  std::vector<Output> wait(int timeout_ms);
+  /// As of the last step.
+  Stats stats() const;
+  /// False once the engine has failed or was stopped.
+  bool healthy() const;
+  /// Why the engine failed; empty if it has not.
+  std::string failure() const;
+  /// Ends the loop after the current step; live requests are aborted and their outputs can still be fetched. Idempotent. Not
+  /// from the loop.
+  void stop();
+
+  const Limits& limits() const { return limits_; }
+
+ private:
+  /// One entry of the inbox: a request to add, or the id of one to abort.
+  struct Command {
+    std::shared_ptr<const Request> request;
+    std::string abort_id;
+    int32_t abort_choice;
+  };
+
+  void loop();
+  bool take_commands();
+  void apply(const Command& command);
+  void step();
+  void publish();
+  void end(FinishReason reason, const std::string& error);
+  void check_accepts() const;
+  static void refuse(const Command& command, FinishReason reason, const std::string& error, std::vector<Output>& outputs);
+
+  Limits limits_;
+  EngineParts parts_;
+  KvManager kv_manager_;
+  KvCache kv_cache_;
+  Arena arena_;
+
+  // Of the loop thread.
+  Scheduler scheduler_;
+  Runner runner_;
+  StepResult result_;
+  std::vector<Output> outputs_;    // of the current step
+  std::vector<Command> commands_;  // taken from the inbox; applied up to next_command_
+  size_t next_command_ = 0;
+  int64_t num_steps_ = 0;
+  int64_t last_step_tokens_ = 0;
+  double last_step_seconds_ = 0;
+
+  // Shared, under mutex_.
+  mutable std::mutex mutex_;
+  std::condition_variable work_cv_;    // the loop waits for commands
+  std::condition_variable output_cv_;  // the consumer waits for outputs
+  std::vector<Command> inbox_;
+  std::vector<Output> outbox_;
+  std::unordered_map<std::string, int64_t> live_choices_;  // unfinished choices of live requests
+  int64_t num_queued_ = 0;                                 // sequences in the inbox or never scheduled, at least
+  Stats stats_;
+  std::string failure_;
+  bool stopping_ = false;
+  bool ended_ = false;     // the loop has ended
+  bool end_told_ = false;  // and wait() has returned because of it
+
+  std::mutex join_mutex_;
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace pagoda

@@ -1,0 +1,67 @@
+// Sizes derived from the limits, and the checks that decide whether a request is taken.
+#include "engine/limits.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace pagoda {
+namespace {
+
+void validate_tokens(const char* what, const std::vector<int32_t>& tokens, int64_t vocab_size) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    require(tokens[i] >= 0 && tokens[i] < vocab_size, what, " must hold token ids in [0, ", vocab_size, "), got ", tokens[i],
+            " at position ", i);
+  }
+}
+
+}  // namespace
+
+int64_t Limits::max_running() const { return std::min(max_num_seqs, max_num_batched_tokens); }
+
+int64_t Limits::max_prompt_rows() const { return std::min(kMaxPromptRows, max_num_batched_tokens); }
+
+int64_t Limits::max_logit_rows() const { return std::min(max_running() + max_prompt_rows(), max_num_batched_tokens); }
+
+int64_t Limits::max_blocks_per_seq() const { return (max_context() + block_size - 1) / block_size; }
+
+size_t Limits::batch_bytes() const {
+  const int64_t per_token = 3 * max_num_batched_tokens;                    // token_ids, positions, slots
+  const int64_t per_seq = max_running() * (2 + max_blocks_per_seq()) + 1;  // query_start, kv_len, block_table
+  return sizeof(int32_t) * static_cast<size_t>(per_token + per_seq + max_logit_rows());
+}
+
+int64_t Limits::max_context() const { return std::min(max_model_len, num_blocks * block_size); }
+
+int64_t Limits::max_output(const Request& request) const {
+  return request.params.max_tokens.value_or(max_context() - std::ssize(request.prompt));
+}
+
+void Limits::validate(const Request& request) const {
+  const SamplingParams& params = request.params;
+  params.validate();
+  params.validate_for_vocab(vocab_size);
+  require(params.seed.has_value(), "seed must be set");
+  require(params.n <= max_waiting, "n must be <= max_waiting = ", max_waiting, ", got ", params.n);
+  require(!request.prompt.empty(), "prompt must hold at least one token");
+  validate_tokens("prompt", request.prompt, vocab_size);
+  for (const auto& word : request.bad_words) validate_tokens("bad_words", word, vocab_size);
+
+  // Differences, not sums: max_tokens may be as large as an integer gets.
+  const int64_t num_prompt = std::ssize(request.prompt);
+  const int64_t num_output = params.max_tokens.value_or(1);
+  require(num_prompt < max_model_len, "This model's maximum context length is ", max_model_len,
+          " tokens, output included. However, your prompt has ", num_prompt, " tokens.");
+  require(num_output <= max_model_len - num_prompt, "This model's maximum context length is ", max_model_len,
+          " tokens. However, your request has ", num_prompt, " tokens in the prompt and max_tokens = ", num_output, ".");
+  require(num_output <= max_context() - num_prompt, "The KV cache holds ", num_blocks * block_size,
+          " tokens. However, your request has ", num_prompt, " tokens in the prompt and max_tokens = ", num_output, ".");
+}
+
+void Limits::check_queue(int64_t num_waiting, int64_t num_new) const {
+  if (num_waiting + num_new <= max_waiting) return;
+  throw Overloaded(str("the waiting queue is full: max_waiting = ", max_waiting, ", ", num_waiting, " waiting, ", num_new,
+                       " more asked for"));
+}
+
+}  // namespace pagoda

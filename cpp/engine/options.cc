@@ -1,0 +1,34 @@
+// Validation of engine options, once, before anything is loaded.
+#include "engine/options.h"
+
+#include <algorithm>
+#include <bit>
+#include <initializer_list>
+#include <string_view>
+
+#include "core/check.h"
+
+namespace pagoda {
+namespace {
+
+void validate_word(const char* name, const std::string& value, std::initializer_list<std::string_view> allowed) {
+  if (std::ranges::find(allowed, value) != allowed.end()) return;
+  std::string list;
+  for (std::string_view word : allowed) list.append(list.empty() ? "" : ", ").append(word);
+  throw InvalidArgument(str(name, " must be one of ", list, ", got \"", value, "\""));
+}
+
+}  // namespace
+
+void EngineOptions::validate() const {
+  validate_ranges(*this);
+  validate_word("device", device, {"auto", "cpu", "cuda"});
+  validate_word("isa", isa, {"auto", "avx512", "avx2", "portable"});
+  validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f32"});
+  validate_word("scheduling_policy", scheduling_policy, {"fcfs", "priority"});
+  require(std::has_single_bit(static_cast<uint64_t>(block_size)), "block_size must be a power of two, got ", block_size);
+  require(!kv_cache_memory || !num_kv_blocks,
+          "kv_cache_memory and num_kv_blocks both set the size of the KV cache; give one of them");
+}
+
+}  // namespace pagoda

@@ -1,0 +1,48 @@
+// Carries out a step on the device: build, upload, forward, sample, and hand the rows back to their sequences.
+// Owns the index buffers on both sides; borrows model, backend, KV cache and workspace. Called by the engine loop.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "backend/arena.h"
+#include "backend/backend.h"
+#include "backend/ops.h"
+#include "engine/batch_builder.h"
+#include "engine/limits.h"
+#include "engine/step.h"
+#include "model/kv_cache.h"
+#include "model/model.h"
+
+namespace pagoda {
+
+class Runner {
+ public:
+  /// Allocates limits.batch_bytes() on the device. What is borrowed must outlive the runner; `arena` must hold the workspace of
+  /// a forward of max_num_batched_tokens tokens and max_logit_rows rows.
+  Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens);
+
+  /// Starts the step. Throws what the model or the device throws; then the step is lost.
+  void launch(const StepPlan& plan);
+  /// Waits for the launched step and fills `result`, in plan order. A row without a usable logit sets that sequence's error
+  /// only.
+  void collect(const StepPlan& plan, StepResult& result);
+
+ private:
+  void take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& result) const;
+  TokenLogprobs logprobs_of(size_t row) const;
+
+  Model& model_;
+  Backend& backend_;
+  KvCache& kv_;
+  Arena& arena_;
+  Ops ops_;
+  BatchBuilder builder_;
+  Buffer indices_;                       // on the device
+  std::optional<Arena::Scope> scratch_;  // of the step between launch and collect
+  Tensor logits_;                        // [R, vocab] in the arena
+  SampleResult sampled_;
+};
+
+}  // namespace pagoda

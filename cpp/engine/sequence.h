@@ -1,0 +1,58 @@
+// One choice of one request on its way: its tokens, how many of them are computed, and the blocks that hold them.
+// Owned by the scheduler; the batch builder reads it while a step is built. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "kv/kv_manager.h"
+#include "sampling/sampler.h"
+
+namespace pagoda {
+
+enum class SequenceState : uint8_t {
+  waiting,    ///< never scheduled
+  running,    ///< holds blocks
+  preempted,  ///< waiting again, its blocks were taken; its output so far is part of what it must compute
+  finished,
+};
+
+/// The n choices of a request are n sequences, which share the prompt's blocks through the prefix cache and nothing else.
+struct Sequence {
+  uint64_t id = 0;       ///< order of arrival; never used twice
+  int64_t priority = 0;  ///< lower runs first; always 0 under fcfs
+  std::shared_ptr<const Request> request;
+  int32_t choice = 0;
+  uint64_t key = 0;  ///< Philox key of its draws
+
+  std::vector<int32_t> tokens;  ///< known tokens: prompt and output
+  int64_t num_prompt = 0;
+  int64_t num_computed = 0;  ///< tokens whose keys and values are stored, or will be when the planned step has run
+  int64_t max_output = 0;
+  BlockTable table;
+  TokenCounts counts;  ///< kept only when penalties are in use
+
+  SequenceState state = SequenceState::waiting;
+  FinishReason finish = FinishReason::none;
+  std::optional<int32_t> num_cached_tokens;    ///< prompt tokens found in the prefix cache when first scheduled
+  int64_t num_prompt_rows = 0;                 ///< prompt positions whose logprobs were asked of a step
+  std::vector<TokenLogprobs> prompt_logprobs;  ///< collected until the first output takes them
+
+  int64_t num_tokens() const { return std::ssize(tokens); }
+  int64_t num_output() const { return num_tokens() - num_prompt; }
+  const SamplingParams& params() const { return request->params; }
+  const std::string& salt() const { return request->params.cache_salt; }
+
+  /// Prompt positions p whose logits are wanted as logprobs of token p + 1: [0, end). Only choice 0 reports them.
+  int64_t prompt_rows_end() const { return choice == 0 && params().prompt_logprobs ? num_prompt - 1 : 0; }
+
+  /// Order of service: priority, then arrival.
+  bool before(const Sequence& other) const { return priority != other.priority ? priority < other.priority : id < other.id; }
+};
+
+}  // namespace pagoda

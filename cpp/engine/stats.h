@@ -1,0 +1,57 @@
+// Counters and gauges of an engine. Kept by the scheduler and the engine loop; one row each, from which Python and /metrics are
+// made.
+#pragma once
+
+#include <cstdint>
+#include <tuple>
+
+#include "core/fields.h"
+
+namespace pagoda {
+
+struct Stats {
+  int64_t num_running = 0;
+  int64_t num_waiting = 0;
+  int64_t num_kv_blocks = 0;
+  int64_t num_free_blocks = 0;
+  double kv_cache_usage = 0;
+  int64_t num_preemptions = 0;
+  int64_t prefix_cache_queries = 0;
+  int64_t prefix_cache_hits = 0;
+  int64_t num_prompt_tokens = 0;
+  int64_t num_generation_tokens = 0;
+  int64_t num_finished_stop = 0;
+  int64_t num_finished_length = 0;
+  int64_t num_finished_abort = 0;
+  int64_t num_finished_error = 0;
+  int64_t num_steps = 0;
+  int64_t last_step_tokens = 0;
+  double last_step_seconds = 0;
+
+  static constexpr auto fields();
+};
+
+constexpr auto Stats::fields() {
+  using S = Stats;
+  return std::tuple{
+      field("num_running", &S::num_running, "sequences that hold KV blocks"),
+      field("num_waiting", &S::num_waiting, "sequences that wait for their turn, preempted ones included"),
+      field("num_kv_blocks", &S::num_kv_blocks, "blocks of the KV cache"),
+      field("num_free_blocks", &S::num_free_blocks, "blocks that no sequence holds; cached contents in them may be evicted"),
+      field("kv_cache_usage", &S::kv_cache_usage, "share of the blocks that sequences hold, in [0, 1]"),
+      field("num_preemptions", &S::num_preemptions, "how often a sequence lost its blocks to an earlier one"),
+      field("prefix_cache_queries", &S::prefix_cache_queries, "prompt tokens looked up in the prefix cache"),
+      field("prefix_cache_hits", &S::prefix_cache_hits, "prompt tokens found in the prefix cache"),
+      field("num_prompt_tokens", &S::num_prompt_tokens, "prompt tokens of all sequences started"),
+      field("num_generation_tokens", &S::num_generation_tokens, "tokens generated"),
+      field("num_finished_stop", &S::num_finished_stop, "sequences ended by a stop or end-of-sequence token"),
+      field("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
+      field("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller, who may have found a stop string"),
+      field("num_finished_error", &S::num_finished_error, "sequences ended by an error"),
+      field("num_steps", &S::num_steps, "steps run"),
+      field("last_step_tokens", &S::last_step_tokens, "tokens computed in the last step"),
+      field("last_step_seconds", &S::last_step_seconds, "duration of the last step"),
+  };
+}
+
+}  // namespace pagoda

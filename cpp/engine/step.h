@@ -1,0 +1,47 @@
+// Plain data of one step: what to compute, and what came out. Made by the scheduler, carried out by the runner, committed by
+// the scheduler.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/sequence.h"
+
+namespace pagoda {
+
+/// Tokens [begin, end) of one sequence. The sequence lives until the step is committed.
+struct PlannedSeq {
+  Sequence* seq = nullptr;
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t rows_begin = 0;  ///< prompt positions [rows_begin, rows_end) report the logprobs of the token that follows
+  int64_t rows_end = 0;
+  bool wants_token = false;  ///< all known tokens are computed: position end - 1 draws the next one
+};
+
+/// Swaps and block copies will be further lists here: all that a step does is in its plan.
+struct StepPlan {
+  std::vector<PlannedSeq> seqs;
+  int64_t num_tokens = 0;
+  int64_t num_prompt_rows = 0;
+
+  void clear() {
+    seqs.clear();
+    num_tokens = num_prompt_rows = 0;
+  }
+};
+
+/// What a step gave one planned sequence.
+struct SequenceResult {
+  int32_t token = -1;                          ///< the drawn token, when one was wanted
+  TokenLogprobs logprobs;                      ///< of that token, when asked for
+  std::vector<TokenLogprobs> prompt_logprobs;  ///< of positions [rows_begin, rows_end)
+  std::string error;                           ///< not empty: the sequence ends with it
+};
+
+struct StepResult {
+  std::vector<SequenceResult> seqs;  ///< in the plan's order
+};
+
+}  // namespace pagoda

@@ -1,0 +1,109 @@
+// BatchBuilder: the arrays of a step, by hand.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "core/check.h"
+#include "engine/batch_builder.h"
+#include "sim_engine.h"
+
+namespace pagoda {
+namespace {
+
+template <class T>
+std::vector<int32_t> array(const T* begin, int count) {
+  return {begin, begin + count};
+}
+
+using Ints = std::vector<int32_t>;
+
+struct Fixture {
+  Limits limits = sim::SimOptions{}.limits();  // blocks of 4 tokens
+  BatchBuilder builder{limits, {}};
+  std::vector<std::unique_ptr<Sequence>> sequences;
+
+  Sequence* add(Request request, std::vector<BlockId> blocks) {
+    auto seq = std::make_unique<Sequence>();
+    seq->num_prompt = std::ssize(request.prompt);
+    seq->tokens = request.prompt;
+    seq->request = std::make_shared<const Request>(std::move(request));
+    seq->table.blocks = std::move(blocks);
+    return sequences.emplace_back(std::move(seq)).get();
+  }
+};
+
+StepPlan plan_of(std::vector<PlannedSeq> seqs) {
+  StepPlan plan;
+  plan.seqs = std::move(seqs);
+  for (const PlannedSeq& planned : plan.seqs) plan.num_tokens += planned.end - planned.begin;
+  return plan;
+}
+
+TEST(BatchBuilder, lays_out_a_decoding_sequence_and_a_chunk) {
+  Fixture f;
+  Sequence* decoding = f.add(sim::make_request("a", {10, 11, 12, 13, 14, 15}, 5), {7, 3});
+  Sequence* chunk = f.add(sim::make_request("b", {20, 21, 22, 23, 24, 25, 26, 27, 28}, 5), {1, 0, 2});
+  const StepPlan plan = plan_of({{decoding, 5, 6, 5, 5, true}, {chunk, 3, 8, 3, 3, false}});
+  f.builder.build(plan);
+  const Batch batch = f.builder.batch_at(f.builder.host().data());
+  EXPECT_EQ(batch.num_tokens, 6);
+  EXPECT_EQ(batch.num_seqs, 2);
+  EXPECT_EQ(batch.max_blocks, 2);
+  EXPECT_EQ(batch.num_logit_rows, 1);
+  EXPECT_EQ(batch.max_query_len, 5);
+  EXPECT_EQ(batch.max_kv_len, 8);
+  EXPECT_EQ(batch.block_size, 4);
+  EXPECT_EQ(array(batch.token_ids, 6), (Ints{15, 23, 24, 25, 26, 27}));
+  EXPECT_EQ(array(batch.positions, 6), (Ints{5, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(array(batch.slots, 6), (Ints{13, 7, 0, 1, 2, 3}));
+  EXPECT_EQ(array(batch.query_start, 3), (Ints{0, 1, 6}));
+  EXPECT_EQ(array(batch.kv_len, 2), (Ints{6, 8}));
+  EXPECT_EQ(array(batch.block_table, 4), (Ints{7, 3, 1, 0}));
+  EXPECT_EQ(array(batch.logit_rows, 1), (Ints{0}));
+  EXPECT_EQ(batch.logit_rows + 1, f.builder.host().data() + f.builder.host().size());
+  ASSERT_EQ(f.builder.samples().rows.size(), 1u);
+  EXPECT_EQ(f.builder.samples().rows[0].counter, 6u);
+}
+
+TEST(BatchBuilder, prompt_logprob_rows_name_the_token_that_follows) {
+  Fixture f;
+  Request request = sim::make_request("a", {10, 11, 12}, 5);
+  request.params.prompt_logprobs = 2;
+  Sequence* seq = f.add(request, {5});
+  f.builder.build(plan_of({{seq, 0, 3, 0, 2, true}}));
+  const Batch batch = f.builder.batch_at(f.builder.host().data());
+  EXPECT_EQ(array(batch.logit_rows, batch.num_logit_rows), (Ints{0, 1, 2}));
+  const auto& rows = f.builder.samples().rows;
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0].forced_token, 11);
+  EXPECT_EQ(rows[0].num_top, 2);
+  EXPECT_EQ(rows[1].forced_token, 12);
+  EXPECT_EQ(rows[2].forced_token, -1);
+}
+
+TEST(BatchBuilder, a_step_beyond_the_planned_sizes_is_an_internal_error) {
+  Fixture f;
+  Sequence* seq = f.add(sim::make_request("a", sim::make_prompt(150), 1), std::vector<BlockId>(38));
+  EXPECT_THROW(f.builder.build(plan_of({{seq, 0, 150, 0, 149, true}})), InternalError);
+}
+
+TEST(BatchBuilder, the_planned_bytes_hold_the_largest_step) {
+  sim::SimOptions options;
+  options.max_num_seqs = 8;
+  options.max_num_batched_tokens = 8;
+  options.num_blocks = 4096;
+  options.block_size = 1;
+  const Limits limits = options.limits();
+  BatchBuilder builder(limits, {});
+  Fixture f;
+  std::vector<PlannedSeq> seqs;
+  for (int i = 0; i < 8; ++i) {
+    Sequence* seq = f.add(sim::make_request("a", sim::make_prompt(200), 1), std::vector<BlockId>(200));
+    seqs.push_back({seq, 199, 200, 199, 199, true});
+  }
+  builder.build(plan_of(seqs));
+  EXPECT_EQ(builder.host().size_bytes(), limits.batch_bytes());
+}
+
+}  // namespace
+}  // namespace pagoda

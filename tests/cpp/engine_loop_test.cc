@@ -1,0 +1,241 @@
+// Engine: the loop thread, its inbox and outbox, failure and stop.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <ctime>
+#include <thread>
+
+#include "core/check.h"
+#include "engine/engine.h"
+#include "sim_engine.h"
+
+namespace pagoda::sim {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+EngineOptions options_of(const SimOptions& sim) {
+  EngineOptions options;
+  options.block_size = sim.block_size;
+  options.max_num_seqs = sim.max_num_seqs;
+  options.max_num_batched_tokens = sim.max_num_batched_tokens;
+  options.max_waiting = sim.max_waiting;
+  options.prefix_cache = sim.prefix_cache;
+  return options;
+}
+
+EngineParts parts_of(const SimOptions& sim) {
+  EngineParts parts;
+  parts.backend = std::make_unique<SimBackend>();
+  parts.model = std::make_unique<SimModel>(sim.vocab_size, sim.faults);
+  parts.eos_tokens = sim.eos_tokens;
+  parts.max_model_len = sim.max_model_len;
+  parts.num_blocks = sim.num_blocks;
+  parts.kv_dtype = DType::f32;
+  parts.workspace_bytes =
+      static_cast<size_t>(sim.limits().max_logit_rows() * sim.vocab_size) * sizeof(float) + Arena::kAlignment;
+  return parts;
+}
+
+struct Running {
+  explicit Running(const SimOptions& sim = {}) : engine(options_of(sim), parts_of(sim)) {}
+
+  /// Takes outputs until `num_choices` choices have finished, or nothing comes for 10 seconds.
+  void drain(int num_choices) {
+    const auto deadline = Clock::now() + std::chrono::seconds(10);
+    while (num_choices > 0) {
+      ASSERT_LT(Clock::now(), deadline) << num_choices << " choices did not finish";
+      for (Output& output : engine.wait(100)) {
+        Transcript& transcript = transcripts[{output.request_id, output.choice}];
+        ASSERT_EQ(transcript.finish, FinishReason::none);
+        transcript.tokens.insert(transcript.tokens.end(), output.tokens.begin(), output.tokens.end());
+        transcript.finish = output.finish;
+        transcript.error = output.error;
+        num_choices -= output.finish != FinishReason::none;
+      }
+    }
+  }
+
+  Engine engine;
+  std::map<std::pair<std::string, int32_t>, Transcript> transcripts;
+};
+
+/// Seconds of CPU the whole process has used.
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+TEST(Engine, answers_requests_from_many_threads) {
+  Running running;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 10; ++i)
+        running.engine.submit(make_request(str(t, "-", i), make_prompt(3 + i, static_cast<uint64_t>(t)), 8));
+    });
+  }
+  running.drain(40);
+  for (std::thread& thread : threads) thread.join();
+  for (int t = 0; t < 4; ++t) {
+    const auto reference = alone(make_request("x", make_prompt(9, static_cast<uint64_t>(t)), 8), {}).at(0);
+    EXPECT_EQ((running.transcripts[{str(t, "-6"), 0}].tokens), reference.tokens);
+  }
+  const Stats stats = running.engine.stats();
+  EXPECT_EQ(stats.num_finished_length, 40);
+  EXPECT_EQ(stats.num_generation_tokens, 40 * 8);
+  EXPECT_EQ(stats.num_running + stats.num_waiting, 0);
+  EXPECT_EQ(stats.num_free_blocks, stats.num_kv_blocks);
+  EXPECT_EQ(stats.kv_cache_usage, 0);
+  EXPECT_GT(stats.num_steps, 0);
+}
+
+TEST(Engine, submit_refuses_at_once_what_cannot_run) {
+  Faults faults;
+  faults.slow = true;
+  SimOptions sim;
+  sim.faults = &faults;
+  Running running(sim);
+  EXPECT_THROW(running.engine.submit(make_request("a", make_prompt(500), 1)), InvalidArgument);
+  EXPECT_THROW(running.engine.submit(make_request("a", {}, 1)), InvalidArgument);
+  running.engine.submit(make_request("a", make_prompt(3), 190));
+  EXPECT_THROW(running.engine.submit(make_request("a", make_prompt(3), 1)), InvalidArgument) << "the id is live";
+  running.drain(1);
+  running.engine.submit(make_request("a", make_prompt(3), 1));
+  running.transcripts.clear();
+  running.drain(1);
+}
+
+TEST(Engine, submit_says_when_the_queue_is_full_and_recovers) {
+  Faults faults;
+  faults.slow = true;
+  SimOptions sim{.max_num_seqs = 1, .max_waiting = 3};
+  sim.faults = &faults;
+  Running running(sim);
+  int accepted = 0;
+  try {
+    for (;; ++accepted) running.engine.submit(make_request(str(accepted), make_prompt(4), 50));
+  } catch (const Overloaded& error) {
+    EXPECT_NE(std::string(error.what()).find("max_waiting = 3"), std::string::npos);
+  }
+  EXPECT_GE(accepted, 3);
+  running.drain(accepted);
+  running.engine.submit(make_request("later", make_prompt(4), 5));
+  running.drain(1);
+}
+
+TEST(Engine, abort_ends_a_request_with_one_output_per_choice) {
+  Faults faults;
+  faults.slow = true;
+  SimOptions sim;
+  sim.faults = &faults;
+  Running running(sim);
+  Request request = make_request("a", make_prompt(4), 190, 1.0);
+  request.params.n = 3;
+  running.engine.submit(request);
+  running.engine.abort("a");
+  running.engine.abort("a");
+  running.engine.abort("unknown");
+  running.drain(3);
+  for (int32_t choice = 0; choice < 3; ++choice) EXPECT_EQ((running.transcripts[{"a", choice}].finish), FinishReason::abort);
+  EXPECT_TRUE(running.engine.wait(20).empty());
+  EXPECT_EQ(running.engine.stats().num_free_blocks, running.engine.stats().num_kv_blocks);
+}
+
+TEST(Engine, wait_returns_after_its_timeout_and_an_idle_engine_uses_no_cpu) {
+  Running running;
+  const auto begin = Clock::now();
+  const double cpu_begin = cpu_seconds();
+  EXPECT_TRUE(running.engine.wait(200).empty());
+  EXPECT_GE(Clock::now() - begin, std::chrono::milliseconds(190));
+  EXPECT_LT(cpu_seconds() - cpu_begin, 0.1);
+}
+
+TEST(Engine, a_failing_step_tells_every_waiter_and_marks_the_engine_failed) {
+  Faults faults;
+  faults.throw_at_forward = 3;
+  SimOptions sim{.max_num_seqs = 2};
+  sim.faults = &faults;
+  Running running(sim);
+  for (int i = 0; i < 5; ++i) {
+    try {
+      running.engine.submit(make_request(str(i), make_prompt(4), 50));
+    } catch (const DeviceError&) {
+      continue;  // it may have failed already
+    }
+    running.transcripts[{str(i), 0}];
+  }
+  running.drain(static_cast<int>(running.transcripts.size()));
+  for (const auto& [id, transcript] : running.transcripts) {
+    EXPECT_EQ(transcript.finish, FinishReason::error);
+    EXPECT_EQ(transcript.error, "simulated device failure");
+  }
+  EXPECT_FALSE(running.engine.healthy());
+  EXPECT_EQ(running.engine.failure(), "simulated device failure");
+  EXPECT_THROW(running.engine.submit(make_request("late", make_prompt(4), 5)), DeviceError);
+  running.engine.abort("0");
+  running.engine.stop();
+}
+
+TEST(Engine, stop_aborts_what_is_live_and_refuses_more) {
+  Faults faults;
+  faults.slow = true;
+  SimOptions sim{.max_num_seqs = 2};
+  sim.faults = &faults;
+  Running running(sim);
+  EXPECT_TRUE(running.engine.healthy());
+  for (int i = 0; i < 5; ++i) running.engine.submit(make_request(str(i), make_prompt(4), 150));
+  running.engine.stop();
+  running.engine.stop();
+  running.drain(5);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ((running.transcripts[{str(i), 0}].finish), FinishReason::abort);
+  EXPECT_FALSE(running.engine.healthy());
+  EXPECT_EQ(running.engine.failure(), "");
+  EXPECT_THROW(running.engine.submit(make_request("late", make_prompt(4), 5)), DeviceError);
+}
+
+TEST(Engine, stop_wakes_a_waiting_consumer) {
+  Running running;
+  const auto begin = Clock::now();
+  std::thread consumer([&] { running.engine.wait(20000); });
+  running.engine.stop();
+  consumer.join();
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
+}
+
+TEST(Engine, one_request_with_unusable_logits_ends_alone) {
+  Faults faults;
+  faults.nan_after = 9;
+  SimOptions sim;
+  sim.faults = &faults;
+  Running running(sim);
+  running.engine.submit(make_request("bad", {1, 2, 9}, 5));
+  Request good = make_request("good", {1, 2, 8}, 5);
+  good.params.logit_bias = {{9, -100}};
+  running.engine.submit(good);
+  running.drain(2);
+  EXPECT_EQ((running.transcripts[{"bad", 0}].finish), FinishReason::error);
+  EXPECT_EQ((running.transcripts[{"good", 0}].finish), FinishReason::length);
+  EXPECT_TRUE(running.engine.healthy());
+}
+
+TEST(Engine, survives_random_submits_and_aborts_from_several_threads) {
+  Running running({.num_blocks = 30, .max_num_batched_tokens = 16});
+  std::atomic<int> num_submitted{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 60; ++i) {
+        const std::string id = str(t, "-", i);
+        running.engine.submit(make_request(id, make_prompt(1 + (i * 7) % 40, static_cast<uint64_t>(i % 3)), 1 + (i * 11) % 60));
+        ++num_submitted;
+        if (i % 3 == t) running.engine.abort(id);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  running.drain(num_submitted);
+  EXPECT_EQ(running.engine.stats().num_free_blocks, 30);
+  EXPECT_TRUE(running.engine.wait(10).empty());
+}
+
+}  // namespace
+}  // namespace pagoda::sim

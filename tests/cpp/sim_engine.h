@@ -1,0 +1,208 @@
+// The real scheduler and runner over the simulated model, stepped by hand, with every invariant checked after every step.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/runner.h"
+#include "engine/scheduler.h"
+#include "sim_model.h"
+
+namespace pagoda::sim {
+
+struct SimOptions {
+  int64_t num_blocks = 64;
+  int64_t block_size = 4;
+  int64_t max_num_seqs = 16;
+  int64_t max_num_batched_tokens = 64;
+  int64_t max_model_len = 200;
+  int64_t max_waiting = 1000;
+  int64_t vocab_size = 40;
+  bool prefix_cache = true;
+  bool priority_order = false;
+  std::vector<int32_t> eos_tokens = {};
+  BlockPoolHooks hooks = {};
+  Faults* faults = nullptr;
+
+  Limits limits() const {
+    return {vocab_size, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting, num_blocks, block_size};
+  }
+};
+
+/// All that one choice of a request was told.
+struct Transcript {
+  std::vector<int32_t> tokens;
+  std::vector<TokenLogprobs> logprobs;
+  std::vector<TokenLogprobs> prompt_logprobs;
+  FinishReason finish = FinishReason::none;
+  int32_t stop_token = -1;
+  int32_t num_cached_tokens = 0;
+  std::string error;
+};
+
+inline bool same(const TokenLogprobs& a, const TokenLogprobs& b) {
+  return a.logprob == b.logprob && a.rank == b.rank && a.top_tokens == b.top_tokens && a.top_logprobs == b.top_logprobs;
+}
+
+/// Equal in everything that must not depend on batch mates, chunks, cache or preemption.
+inline void expect_same(const Transcript& a, const Transcript& b, const std::string& name) {
+  EXPECT_EQ(a.tokens, b.tokens) << name;
+  EXPECT_TRUE(std::ranges::equal(a.logprobs, b.logprobs, same)) << name;
+  EXPECT_TRUE(std::ranges::equal(a.prompt_logprobs, b.prompt_logprobs, same)) << name;
+  EXPECT_EQ(a.finish, b.finish) << name;
+  EXPECT_EQ(a.stop_token, b.stop_token) << name;
+  EXPECT_EQ(a.error, b.error) << name;
+}
+
+inline Request make_request(std::string id, std::vector<int32_t> prompt, int64_t max_tokens, double temperature = 0) {
+  Request request;
+  request.id = std::move(id);
+  request.prompt = std::move(prompt);
+  request.params.max_tokens = max_tokens;
+  request.params.temperature = temperature;
+  request.params.seed = 7;
+  return request;
+}
+
+/// `count` tokens that look random and depend on `seed`.
+inline std::vector<int32_t> make_prompt(int64_t count, uint64_t seed = 0, int64_t vocab_size = 40) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<int32_t>(philox(seed, static_cast<uint64_t>(i)) % static_cast<uint64_t>(vocab_size)));
+  }
+  return tokens;
+}
+
+class SimEngine {
+ public:
+  explicit SimEngine(const SimOptions& options)
+      : options_(options),
+        limits_(options.limits()),
+        model_(options.vocab_size, options.faults),
+        kv_(options.num_blocks, static_cast<int>(options.block_size), options.prefix_cache, options.hooks),
+        cache_(&backend_, model_.kv_shape(), DType::f32, static_cast<int>(options.block_size), options.num_blocks),
+        arena_(backend_,
+               static_cast<size_t>(limits_.max_logit_rows() * options.vocab_size) * sizeof(float) + Arena::kAlignment),
+        scheduler_(limits_, options.priority_order, options.eos_tokens, kv_),
+        runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens) {}
+
+  void add(const Request& request) {
+    scheduler_.add(std::make_shared<const Request>(request));
+    for (int32_t choice = 0; choice < request.params.n; ++choice) transcripts_[{request.id, choice}];
+  }
+
+  void abort(const std::string& id) {
+    std::vector<Output> outputs;
+    scheduler_.abort(id, kAllChoices, outputs);
+    receive(outputs);
+    scheduler_.check_integrity();
+  }
+
+  /// One step with all checks. Returns the number of tokens computed.
+  int64_t step() {
+    const StepPlan& plan = scheduler_.schedule();
+    scheduler_.check_integrity();
+    check_plan(plan);
+    std::vector<Output> outputs;
+    if (!plan.seqs.empty()) {
+      runner_.launch(plan);
+      runner_.collect(plan, result_);
+      scheduler_.commit(plan, result_, outputs);
+    }
+    receive(outputs);
+    scheduler_.check_integrity();
+    EXPECT_EQ(model_.num_bad_reads(), 0) << "a slot did not hold what its sequence had stored there";
+    EXPECT_TRUE(scheduler_.has_work() || kv_.num_free() == kv_.num_blocks()) << "I9";
+    return plan.num_tokens;
+  }
+
+  /// Steps until all work is done; fails if that takes more than `max_steps`.
+  void run(int max_steps = 5000) {
+    for (int steps = 0; scheduler_.has_work(); ++steps) {
+      ASSERT_LT(steps, max_steps) << "no end in sight";
+      step();
+      ASSERT_FALSE(::testing::Test::HasFailure());
+    }
+  }
+
+  const Transcript& of(const std::string& id, int32_t choice = 0) const { return transcripts_.at({id, choice}); }
+  bool finished(const std::string& id, int32_t choice = 0) const { return of(id, choice).finish != FinishReason::none; }
+  bool has_work() const { return scheduler_.has_work(); }
+  Stats stats() const { return scheduler_.stats(); }
+  const StepPlan& last_plan() const { return last_plan_; }
+  Scheduler& scheduler() { return scheduler_; }
+  const KvManager& kv() const { return kv_; }
+  const Limits& limits() const { return limits_; }
+  const std::map<std::pair<std::string, int32_t>, Transcript>& transcripts() const { return transcripts_; }
+
+ private:
+  /// I4, and that each planned range is a run of known tokens that continues what is computed.
+  void check_plan(const StepPlan& plan) {
+    last_plan_ = plan;
+    int64_t num_tokens = 0, num_rows = 0;
+    for (const PlannedSeq& planned : plan.seqs) {
+      EXPECT_LT(planned.begin, planned.end);
+      EXPECT_LE(planned.end, planned.seq->num_tokens());
+      EXPECT_EQ(planned.wants_token, planned.end == planned.seq->num_tokens());
+      EXPECT_EQ(std::ssize(planned.seq->table.blocks), kv_.blocks_for(planned.seq->num_tokens())) << "I5";
+      num_tokens += planned.end - planned.begin;
+      num_rows += planned.rows_end - planned.rows_begin + planned.wants_token;
+    }
+    EXPECT_EQ(num_tokens, plan.num_tokens);
+    EXPECT_LE(num_tokens, limits_.max_num_batched_tokens) << "I4";
+    EXPECT_LE(std::ssize(plan.seqs), limits_.max_num_seqs) << "I4";
+    EXPECT_LE(num_rows, limits_.max_logit_rows());
+  }
+
+  /// I7, I8, I11.
+  void receive(std::vector<Output>& outputs) {
+    for (Output& output : outputs) {
+      Transcript& transcript = transcripts_.at({output.request_id, output.choice});
+      EXPECT_EQ(transcript.finish, FinishReason::none) << "output after the last one of " << output.request_id;
+      transcript.tokens.insert(transcript.tokens.end(), output.tokens.begin(), output.tokens.end());
+      std::ranges::move(output.logprobs, std::back_inserter(transcript.logprobs));
+      std::ranges::move(output.prompt_logprobs, std::back_inserter(transcript.prompt_logprobs));
+      transcript.finish = output.finish;
+      transcript.stop_token = output.stop_token;
+      transcript.num_cached_tokens = output.num_cached_tokens;
+      transcript.error = output.error;
+    }
+  }
+
+  SimOptions options_;
+  Limits limits_;
+  SimModel model_;
+  SimBackend backend_;
+  KvManager kv_;
+  KvCache cache_;
+  Arena arena_;
+  Scheduler scheduler_;
+  Runner runner_;
+  StepResult result_;
+  StepPlan last_plan_;
+  std::map<std::pair<std::string, int32_t>, Transcript> transcripts_;
+};
+
+/// The transcripts of a request that runs alone, in one chunk, without the prefix cache, in a cache with room for all.
+inline std::vector<Transcript> alone(const Request& request, const SimOptions& options) {
+  SimOptions roomy = options;
+  roomy.num_blocks = request.params.n * (options.max_model_len / options.block_size + 1);
+  roomy.max_num_batched_tokens = 4096;
+  roomy.prefix_cache = false;
+  roomy.hooks = {};
+  Request bounded = request;
+  bounded.params.max_tokens = options.limits().max_output(request);  // more room must not mean more output
+  SimEngine engine(roomy);
+  engine.add(bounded);
+  engine.run();
+  std::vector<Transcript> transcripts;
+  for (int32_t choice = 0; choice < request.params.n; ++choice) transcripts.push_back(engine.of(request.id, choice));
+  return transcripts;
+}
+
+}  // namespace pagoda::sim
