@@ -1,8 +1,6 @@
-// Tile kernels for any little-endian CPU, in the compiler's vector extension: a 64-byte vector is a panel's 16 columns and is
-// lowered to whatever the baseline has (SSE2, NEON, scalars). Without a guaranteed fused multiply-add its sums differ in the
-// last bits from the others.
-#pragma GCC diagnostic ignored "-Wpsabi"  // 64-byte vectors are passed only between functions of this file
-
+// Tile kernels for any little-endian CPU, in the compiler's vector extension: four 16-byte vectors are a panel's 16 columns and
+// are lowered to whatever the baseline has (SSE2, NEON, scalars). Without a guaranteed fused multiply-add its sums differ in
+// the last bits from the other instruction sets'.
 #include <cstring>
 
 #include "backend/cpu/linear_tile.h"
@@ -10,56 +8,89 @@
 namespace pagoda::cpu {
 namespace {
 
+typedef float F4 __attribute__((vector_size(16)));
+typedef int32_t I4 __attribute__((vector_size(16)));
+typedef uint32_t U4 __attribute__((vector_size(16)));
+typedef int16_t S8 __attribute__((vector_size(16)));
+
+/// Columns 0-3, 4-7, 8-11 and 12-15.
+template <class V>
+struct Four {
+  V a, b, c, d;
+};
+
+/// f on each of the four.
+template <class F, class... V>
+[[gnu::always_inline]] inline auto each(F f, const Four<V>&... x) {
+  return Four<decltype(f(x.a...))>{f(x.a...), f(x.b...), f(x.c...), f(x.d...)};
+}
+
+/// One vector's bits as another type.
+template <class To, class From>
+[[gnu::always_inline]] inline To bits(From from) {
+  return reinterpret_cast<To>(from);
+}
+
+template <class V>
+[[gnu::always_inline]] inline Four<V> load(const std::byte* from) {
+  Four<V> four;
+  std::memcpy(&four, from, sizeof four);
+  return four;
+}
+
+/// Sums of neighbouring int16.
+[[gnu::always_inline]] inline I4 sum_pairs(S8 v) { return (bits<I4>(v) >> 16) + (bits<I4>(bits<U4>(v) << 16) >> 16); }
+
 struct Portable {
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = 2;
   static constexpr bool kRoundsToBf16 = false;
-  typedef float Floats __attribute__((vector_size(64)));
-  typedef int32_t Ints __attribute__((vector_size(64)));
-  typedef uint32_t Words __attribute__((vector_size(64)));
-  typedef int16_t Shorts __attribute__((vector_size(64)));
-  struct Quads {
-    Shorts even, odd;  // bytes 0 and 2, bytes 1 and 3 of each quad
+  struct BytePairs {
+    S8 even, odd;  // bytes 0 and 2, bytes 1 and 3 of each quad, widened
   };
+  using Floats = Four<F4>;
+  using Quads = Four<BytePairs>;
   using Bytes = Quads;
-  using Sum4 = Shorts;  // two int16 per column: 8 quads of nibbles times int8 add up to at most 8 * 2 * 15 * 127 = 30480
-  using Sum8 = Ints;
+  using Sum4 = Four<S8>;  // two int16 per column: 8 quads of nibbles times int8 add up to at most 8 * 2 * 15 * 127 = 30480
+  using Sum8 = Four<I4>;
 
-  template <class To, class From>
-  [[gnu::always_inline]] static To cast(const From& from) {
-    To to;
-    std::memcpy(&to, &from, sizeof to);
-    return to;
+  static Floats broadcast(float value) {
+    const F4 v = F4{} + value;
+    return {v, v, v, v};
   }
-  template <class V>
-  [[gnu::always_inline]] static V load(const std::byte* from) {
-    V v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
+  static Floats zero() { return broadcast(0); }
+  static Floats fma(const Floats& x, const Floats& y, const Floats& z) {
+    return each([](F4 a, F4 b, F4 c) { return a * b + c; }, x, y, z);
   }
-
-  static Floats zero() { return Floats{}; }
-  static Floats broadcast(float value) { return Floats{} + value; }
-  static Floats fma(const Floats& a, const Floats& b, const Floats& c) { return a * b + c; }
-  static Floats mul(const Floats& a, const Floats& b) { return a * b; }
-  static Floats add(const Floats& a, const Floats& b) { return a + b; }
-  static Floats load_f32(const std::byte* from) { return load<Floats>(from); }
-  /// f16_to_float of core/dtype.h without branches: exponent rebias by a multiplication, infinities and NaNs put right after
-  /// it.
+  static Floats mul(const Floats& x, const Floats& y) {
+    return each([](F4 a, F4 b) { return a * b; }, x, y);
+  }
+  static Floats add(const Floats& x, const Floats& y) {
+    return each([](F4 a, F4 b) { return a + b; }, x, y);
+  }
+  static Floats load_f32(const std::byte* from) { return load<F4>(from); }
+  /// f16_to_float of core/dtype.h without branches: a multiplication moves the exponent, infinities and NaNs are put right
+  /// after it.
   static Floats load_f16(const std::byte* from) {
     uint16_t half[16];
     std::memcpy(half, from, sizeof half);
-    Words bits;
-    for (int i = 0; i < 16; ++i) bits[i] = half[i];
-    const Words magnitude = bits & 0x7fffu;
-    const Words finite = cast<Words>(cast<Floats>(magnitude << 13) * 0x1p112f);
-    const Words special = (magnitude << 13) | 0x7f800000u;
-    const Words is_special = cast<Words>(cast<Ints>(magnitude) >= 0x7c00);
-    return cast<Floats>((bits & 0x8000u) << 16 | (is_special & special) | (~is_special & finite));
+    const auto widen = [](const uint16_t* h) {
+      const U4 all = {h[0], h[1], h[2], h[3]};
+      const U4 magnitude = all & 0x7fffu;
+      const U4 finite = bits<U4>(bits<F4>(magnitude << 13) * 0x1p112f);
+      const U4 special = (magnitude << 13) | 0x7f800000u;
+      const U4 is_special = bits<U4>(bits<I4>(magnitude) >= 0x7c00);
+      return bits<F4>((all & 0x8000u) << 16 | (is_special & special) | (~is_special & finite));
+    };
+    return {widen(half), widen(half + 4), widen(half + 8), widen(half + 12)};
   }
-  static Floats load_bf16_first(const std::byte* from) { return cast<Floats>(load<Words>(from) << 16); }
-  static Floats load_bf16_second(const std::byte* from) { return cast<Floats>(load<Words>(from) & 0xffff0000u); }
+  static Floats load_bf16_first(const std::byte* from) {
+    return each([](U4 v) { return bits<F4>(v << 16); }, load<U4>(from));
+  }
+  static Floats load_bf16_second(const std::byte* from) {
+    return each([](U4 v) { return bits<F4>(v & 0xffff0000u); }, load<U4>(from));
+  }
   static Floats load_part(const float* from, int width) {
-    Floats v{};
+    Floats v = zero();
     std::memcpy(&v, from, static_cast<size_t>(width) * sizeof(float));
     return v;
   }
@@ -67,39 +98,42 @@ struct Portable {
     std::memcpy(to, &value, static_cast<size_t>(width) * sizeof(float));
   }
 
-  struct Pairs {
-    Shorts even, odd;
-  };
-  /// The input's quad in every column, spread over int16 like the weights.
-  static Pairs spread(int32_t x) {
-    const Ints quad = Ints{} + x;
-    const Shorts even = cast<Shorts>(quad) << 8 >> 8;
-    return {even, cast<Shorts>(quad) >> 8};
+  /// The input's four int8, spread over int16 like the weights.
+  static BytePairs spread(int32_t x) {
+    const S8 quad = bits<S8>(I4{} + x);
+    return {quad << 8 >> 8, quad >> 8};
   }
   static Quads load_bytes(const std::byte* from) {
-    const Words v = load<Words>(from);
-    return {cast<Shorts>(v & 0x00ff00ffu), cast<Shorts>(v >> 8 & 0x00ff00ffu)};
+    return each([](U4 v) { return BytePairs{bits<S8>(v & 0x00ff00ffu), bits<S8>(v >> 8 & 0x00ff00ffu)}; }, load<U4>(from));
   }
   static Quads load_quads(const std::byte* from) { return load_bytes(from); }
-  static Quads low_nibbles(const Quads& v) { return {v.even & 15, v.odd & 15}; }
-  static Quads high_nibbles(const Quads& v) { return {v.even >> 4, v.odd >> 4}; }
-  static Ints sum_pairs(const Shorts& v) {
-    const Ints pairs = cast<Ints>(v);
-    return (pairs >> 16) + (cast<Ints>(cast<Words>(v) << 16) >> 16);
+  static Quads low_nibbles(const Quads& v) {
+    return each([](const BytePairs& w) { return BytePairs{w.even & 15, w.odd & 15}; }, v);
+  }
+  static Quads high_nibbles(const Quads& v) {
+    return each([](const BytePairs& w) { return BytePairs{w.even >> 4, w.odd >> 4}; }, v);
   }
   static Sum4 start4(int32_t /*offset, added at the end*/) { return Sum4{}; }
-  static Sum4 dot4(const Sum4& sum, const Quads& w, int32_t x) {
-    const Pairs pairs = spread(x);
-    return sum + w.even * pairs.even + w.odd * pairs.odd;
+  static Sum4 dot4(const Sum4& sum, const Quads& weights, int32_t quad) {
+    const BytePairs x = spread(quad);
+    return each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
   }
-  static Floats finish4(const Sum4& sum, int32_t offset) { return __builtin_convertvector(sum_pairs(sum) + offset, Floats); }
-  // One product, at most 255 * 127, fits int16; their sum does not.
-  static Sum8 start8(int32_t offset) { return Sum8{} + offset; }
-  static Sum8 dot8(const Sum8& sum, const Bytes& w, int32_t x) {
-    const Pairs pairs = spread(x);
-    return sum + sum_pairs(w.even * pairs.even) + sum_pairs(w.odd * pairs.odd);
+  static Floats finish4(const Sum4& sum, int32_t offset) {
+    return each([&](S8 s) { return __builtin_convertvector(sum_pairs(s) + offset, F4); }, sum);
   }
-  static Floats finish8(const Sum8& sum) { return __builtin_convertvector(sum, Floats); }
+  // One product, at most 255 * 127, fits int16; the sum of two does not.
+  static Sum8 start8(int32_t offset) {
+    const I4 v = I4{} + offset;
+    return {v, v, v, v};
+  }
+  static Sum8 dot8(const Sum8& sum, const Bytes& weights, int32_t quad) {
+    const BytePairs x = spread(quad);
+    return each([&](I4 s, const BytePairs& w) { return s + sum_pairs(w.even * x.even) + sum_pairs(w.odd * x.odd); }, sum,
+                weights);
+  }
+  static Floats finish8(const Sum8& sum) {
+    return each([](I4 s) { return __builtin_convertvector(s, F4); }, sum);
+  }
 
   static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Portable>(x, out); }
 };
