@@ -49,7 +49,6 @@ struct ValueBlock {
   const float* correction;  ///< [rows]
   float* acc;               ///< [rows], acc_stride apart
   int64_t acc_stride;
-  int lo, hi;  ///< tokens of the tile
 };
 
 /// `vecs` registers of columns, starting at `column`.
@@ -70,9 +69,9 @@ void value_block(int rows, int vecs, const ValueBlock& block, const KvTile<T>& t
     for (int n = 0; n < N; ++n) acc[r][n] = S::mul(S::load(block.acc + r * block.acc_stride + column + n * 16), correction);
   }
   const int64_t stride = tile.value_stride;
-  for (int begin = block.lo; begin < block.hi;) {
+  for (int begin = tile.lo; begin < tile.hi;) {
     const int group_end = (begin / 16 + 1) * 16;
-    const int end = group_end < block.hi ? group_end : block.hi;
+    const int end = group_end < tile.hi ? group_end : tile.hi;
     const T* value = tile.values[begin / 16] + begin % 16 * stride + column;
     for (int token = begin; token < end; ++token, value += stride) {
       V v[N];

@@ -136,11 +136,12 @@ template <class S>
   return correction;
 }
 
-/// Adds tokens [lo, hi) of a tile that begins at position `begin` to the rows' states in run.part.
+/// Adds a tile that begins at position `begin` to the rows' states in run.part, and fetches `next` meanwhile.
 template <class S, class T>
-void attend_tile(AttentionRun& run, const KvTile<T>& tile, int64_t begin, int lo, int hi) {
-  const int first = lo / 16, last = (hi + 15) / 16;
+void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next, int64_t begin) {
+  const int first = tile.lo / 16, last = (tile.hi + 15) / 16;
   const int head_dim = run.job->args.head_dim;
+  prefetch_groups(next.keys, next, head_dim);
   for (int r = 0; r < run.rows; r += S::kRows) {
     const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
     for (int g = first; g < last; g += S::kVecs) {
@@ -150,15 +151,16 @@ void attend_tile(AttentionRun& run, const KvTile<T>& tile, int64_t begin, int lo
     }
   }
   for (int r = 0; r < run.rows; ++r) {
-    const int64_t row_lo = run.lo[r] - begin, row_hi = run.hi[r] - begin;
-    run.correction[r] = softmax_row<S>(run.scores + r * kAttentionTile, first, last,
-                                       row_lo > lo ? static_cast<int>(row_lo) : lo, row_hi < hi ? static_cast<int>(row_hi) : hi,
-                                       run.job->args.soft_cap, run.part + r * run.state + run.padded);
+    const int lo = run.lo[r] - begin > tile.lo ? static_cast<int>(run.lo[r] - begin) : tile.lo;
+    const int hi = run.hi[r] - begin < tile.hi ? static_cast<int>(run.hi[r] - begin) : tile.hi;
+    run.correction[r] = softmax_row<S>(run.scores + r * kAttentionTile, first, last, lo, hi, run.job->args.soft_cap,
+                                       run.part + r * run.state + run.padded);
   }
+  prefetch_groups(next.values, next, head_dim);
   const int columns = static_cast<int>(run.padded / 16);
   for (int r = 0; r < run.rows; r += S::kRows) {
     const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
-    const ValueBlock block{run.scores + r * kAttentionTile, run.correction + r, run.part + r * run.state, run.state, lo, hi};
+    const ValueBlock block{run.scores + r * kAttentionTile, run.correction + r, run.part + r * run.state, run.state};
     for (int c = 0; c < columns; c += S::kVecs) {
       value_block<S, T>(rows, columns - c < S::kVecs ? columns - c : S::kVecs, block, tile, c * 16);
     }
@@ -174,16 +176,14 @@ void attend_partition(AttentionRun& run, int part) {
   const int64_t lo = run.lo[0] > part_begin ? run.lo[0] : part_begin;
   const int64_t hi = run.hi[run.rows - 1] < part_end ? run.hi[run.rows - 1] : part_end;
   const bool in_place = kv.group == 16 && kv.head_dim % 16 == 0 && (sizeof(T) == sizeof(float) || run.rows <= kCopyRows);
-  TileSource source{&kv, run.job->batch.block_table + static_cast<int64_t>(run.task->seq) * run.job->batch.max_blocks,
-                    run.task->kv_head, 0};
+  const int32_t* blocks = run.job->batch.block_table + static_cast<int64_t>(run.task->seq) * run.job->batch.max_blocks;
   for (int64_t begin = lo / kAttentionTile * kAttentionTile; begin < hi; begin += kAttentionTile) {
-    source.begin = begin;
-    const int tile_lo = lo > begin ? static_cast<int>(lo - begin) : 0;
-    const int tile_hi = hi - begin < kAttentionTile ? static_cast<int>(hi - begin) : kAttentionTile;
+    const TileSource source{&kv, blocks, run.task->kv_head, begin},
+        next{&kv, blocks, run.task->kv_head, begin + kAttentionTile};
     if (in_place) {
-      attend_tile<S, T>(run, block_tile<S, T>(source, tile_lo, tile_hi), begin, tile_lo, tile_hi);
+      attend_tile<S, T>(run, block_tile<T>(source, lo, hi), block_tile<T>(next, lo, hi), begin);
     } else {
-      attend_tile<S, float>(run, copied_tile<S, T>(source, tile_lo, tile_hi, run.keys, run.values), begin, tile_lo, tile_hi);
+      attend_tile<S, float>(run, copied_tile<S, T>(source, lo, hi, run.keys, run.values), KvTile<float>{}, begin);
     }
   }
 }

@@ -9,13 +9,25 @@ namespace pagoda::cpu {
 
 constexpr int kTileGroups = kAttentionTile / 16;
 
-/// Keys as [head_dim][16] per group, values as rows of `value_stride`. Only groups that meet the asked token range are set.
+/// Keys as [head_dim][16] per group, values as rows of `value_stride`, of tokens [lo, hi). Groups outside that range are not
+/// set.
 template <class T>
 struct KvTile {
   const T* keys[kTileGroups];
   const T* values[kTileGroups];
   int64_t value_stride;
+  int lo, hi;
 };
+
+/// Asks for the 16 * head_dim elements of each of a tile's groups, for the second-level cache: the first has no room for two
+/// tiles.
+template <class T>
+[[gnu::always_inline]] inline void prefetch_groups(const T* const* groups, const KvTile<T>& tile, int head_dim) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+  for (int g = tile.lo / 16; g * 16 < tile.hi; ++g) {
+    for (int i = 0; i < 16 * head_dim; i += kLine) __builtin_prefetch(groups[g] + i, 0, 2);
+  }
+}
 
 /// Where to find a sequence's tokens.
 struct TileSource {
@@ -26,19 +38,24 @@ struct TileSource {
 
   [[gnu::always_inline]] int64_t block(int64_t token) const { return blocks[(begin + token) >> kv->block_shift]; }
   [[gnu::always_inline]] int offset(int64_t token) const { return static_cast<int>(begin + token) & (kv->block_size - 1); }
+  /// A position as a token of the tile, at most its end.
+  [[gnu::always_inline]] int clip(int64_t position) const {
+    return position <= begin ? 0 : position - begin < kAttentionTile ? static_cast<int>(position - begin) : kAttentionTile;
+  }
 };
 
-/// Points into the blocks for tokens [lo, hi) of the tile. Needs block_size >= 16.
-template <class S, class T>
-[[gnu::always_inline]] inline KvTile<T> block_tile(const TileSource& source, int lo, int hi) {
+/// Points into the blocks for the tile's share of positions [lo, hi); empty if there is none. Needs block_size >= 16.
+template <class T>
+[[gnu::always_inline]] inline KvTile<T> block_tile(const TileSource& source, int64_t lo, int64_t hi) {
   KvTile<T> tile;
   const T* cache = reinterpret_cast<const T*>(source.kv->data);
-  for (int token = lo / 16 * 16; token < hi; token += 16) {
+  tile.value_stride = source.kv->head_dim;
+  tile.lo = source.clip(lo), tile.hi = source.clip(hi);
+  for (int token = tile.lo / 16 * 16; token < tile.hi; token += 16) {
     const int64_t block = source.block(token);
     tile.keys[token / 16] = cache + source.kv->key_offset(block, source.kv_head, source.offset(token));
     tile.values[token / 16] = cache + source.kv->value_offset(block, source.kv_head, source.offset(token));
   }
-  tile.value_stride = source.kv->head_dim;
   return tile;
 }
 
@@ -54,26 +71,26 @@ void copy_keys(const TileSource& source, int lo, int hi, float* keys) {
   }
 }
 
-/// A float copy of tokens [lo, hi) in scratch: keys [4][head_dim][16], values [64][head_dim rounded up to 16], the padding
-/// zero.
+/// A float copy of the tile's share of positions [lo, hi): keys [4][head_dim][16], values [64][head_dim rounded up to 16], the
+/// padding zero.
 template <class S, class T>
-KvTile<float> copied_tile(const TileSource& source, int lo, int hi, float* keys, float* values) {
+KvTile<float> copied_tile(const TileSource& source, int64_t lo, int64_t hi, float* keys, float* values) {
   const int head_dim = source.kv->head_dim;
-  const int64_t padded = (head_dim + 15) / 16 * 16;
   const T* cache = reinterpret_cast<const T*>(source.kv->data);
-  copy_keys<S, T>(source, lo, hi, keys);
-  for (int token = lo; token < hi; ++token) {
+  KvTile<float> tile;
+  tile.value_stride = (head_dim + 15) / 16 * 16;
+  tile.lo = source.clip(lo), tile.hi = source.clip(hi);
+  copy_keys<S, T>(source, tile.lo, tile.hi, keys);
+  for (int token = tile.lo; token < tile.hi; ++token) {
     const T* from = cache + source.kv->value_offset(source.block(token), source.kv_head, source.offset(token));
-    float* to = values + token * padded;
+    float* to = values + token * tile.value_stride;
     for_vectors(head_dim,
                 [&](int64_t d, int lanes) __attribute__((always_inline)) { S::store(to + d, load_some<S>(from + d, lanes)); });
   }
-  KvTile<float> tile;
   for (int g = 0; g < kTileGroups; ++g) {
     tile.keys[g] = keys + g * 16 * head_dim;
-    tile.values[g] = values + g * 16 * padded;
+    tile.values[g] = values + g * 16 * tile.value_stride;
   }
-  tile.value_stride = padded;
   return tile;
 }
 

@@ -18,6 +18,8 @@ namespace {
 
 constexpr size_t kMapBytes =
     size_t{1} << 20;  ///< from this size on memory comes from mmap, so that untouched pages cost nothing
+constexpr size_t kHugePageBytes = size_t{32}
+                                  << 20;  ///< from this size on in pages of 2 MiB, which the cache of keys and values gains by
 constexpr int kMaxThreads = 1024;
 /// Elements of a row operation that are worth a second thread.
 constexpr int64_t kParallelElements = 16384;
@@ -53,6 +55,7 @@ Buffer CpuBackend::allocate(size_t bytes) {
   }
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw_out_of_memory(bytes);
+  if (bytes >= kHugePageBytes) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without such pages it works as well
   return Buffer(data, [bytes](void* p) { munmap(p, bytes); });
 }
 
