@@ -258,6 +258,20 @@ TEST(Linear, a_row_has_the_same_bits_alone_and_in_any_batch) {
   });
 }
 
+TEST(Linear, wide_inputs_are_cut_into_blocks_of_rows_that_change_nothing) {
+  ThreadPool pool(2);
+  const int64_t n = 20, k = 8192;
+  const LinearKernels& kernels = linear_kernels(detect_isa());
+  const Matrix m = make_matrix({{WeightFormat::q8_0, n}}, k, pool);
+  const std::vector<float> x = random_input(41 * k);
+  const std::vector<float> all = multiply(kernels, pool, m, x);
+  expect_close(kernels, m, x, all);
+  for (const int64_t t : {12, 13, 24, 25, 40}) {
+    const std::vector<float> batch(x.begin(), x.begin() + t * k);
+    EXPECT_TRUE(same_bits(multiply(kernels, pool, m, batch).data(), all.data(), t * n)) << t << " rows";
+  }
+}
+
 TEST(Linear, one_thread_and_many_give_the_same_bits) {
   ThreadPool one(1), two(2), three(3);
   for_each_case([&](const LinearKernels& kernels, WeightFormat format) {

@@ -11,14 +11,22 @@ namespace {
 constexpr int64_t kSerialElements = 8192;
 /// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
-/// Most weight bytes of one task, and how many tasks a thread should find: small enough to even out threads that are disturbed.
+/// Tasks are small, to even out threads that are disturbed, but not so small that claiming them costs: at most so many weight
+/// bytes, about so many multiply-adds (some ten microseconds), and within these bounds so many tasks for each thread.
 constexpr size_t kTaskBytes = size_t{256} << 10;
-constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTaskProducts = int64_t{4} << 20;
+constexpr int64_t kMinTasksPerThread = 4;
+constexpr int64_t kMaxTasksPerThread = 16;
 
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/// Cuts `count` into the fewest parts of at most about `most`: the size of one part, a multiple of `unit`.
+constexpr int64_t even_share(int64_t count, int64_t most, int64_t unit) {
+  return ceil_div(ceil_div(count, ceil_div(count, most)), unit) * unit;
+}
+
 constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// Elements between rows of the rounded input.
@@ -96,6 +104,13 @@ void set_ahead(TileArgs& args, size_t panel_bytes, int64_t tile, int64_t num_til
       (num_tiles == 1 ? kAheadBytes : panel_bytes + panel_bytes * static_cast<size_t>(tile) / static_cast<size_t>(num_tiles));
 }
 
+int64_t panels_per_task(int64_t num_threads, int64_t num_rows, int64_t num_blocks, const Weight& weight, int64_t num_panels) {
+  const int64_t num_tasks = std::clamp(num_rows * weight.rows * weight.cols / kTaskProducts, kMinTasksPerThread * num_threads,
+                                       kMaxTasksPerThread * num_threads);
+  const int64_t by_bytes = static_cast<int64_t>(kTaskBytes * static_cast<size_t>(num_panels) / weight.bytes);
+  return std::max<int64_t>(std::min(by_bytes, num_panels * num_blocks / num_tasks), 1);
+}
+
 /// Panels [begin, end) of the whole weight times rows [row_begin, row_end).
 struct Task {
   int64_t panel_begin, panel_end;
@@ -152,13 +167,11 @@ void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, c
   const PackedWeight& packed = PackedWeight::of(weight);
   const Input input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
 
-  const size_t row_bytes = static_cast<size_t>(x.cols()) * sizeof(float);
-  const int64_t tiles_per_block = std::max<int64_t>(static_cast<int64_t>(kRowBlockBytes / row_bytes) / kernels.tile_rows, 1);
-  const int64_t block_rows = tiles_per_block * kernels.tile_rows;
+  const int64_t tile_rows = kernels.tile_rows;
+  const int64_t most_rows = static_cast<int64_t>(kRowBlockBytes / sizeof(float)) / x.cols();
+  const int64_t block_rows = even_share(num_rows, std::max(most_rows, tile_rows), tile_rows);
   const int64_t num_blocks = ceil_div(num_rows, block_rows);
-  const int64_t panels_by_bytes = static_cast<int64_t>(kTaskBytes * static_cast<size_t>(packed.num_panels) / weight.bytes);
-  const int64_t panels_by_threads = packed.num_panels * num_blocks / (pool.num_threads() * kTasksPerThread);
-  const int64_t task_panels = std::max<int64_t>(std::min(panels_by_bytes, panels_by_threads), 1);
+  const int64_t task_panels = panels_per_task(pool.num_threads(), num_rows, num_blocks, weight, packed.num_panels);
   const int64_t tasks_per_block = ceil_div(packed.num_panels, task_panels);
 
   pool.run(num_blocks * tasks_per_block, [&](int64_t i, int) {
