@@ -1,0 +1,206 @@
+"""The engine as asyncio code sees it: one `EngineClient` per process, requests as asynchronous iterators of events.
+
+Owns the loaded model and a pump thread that waits for the engine's outputs (without the GIL) and hands them to the event
+loops of their requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from pagoda import _core
+from pagoda.chat_template import ChatTemplate
+from pagoda.config import Config, DeviceError, SamplingParams
+from pagoda.generation import Logprob, RequestState, TokenEvent
+from pagoda.loaded_model import LoadedModel
+from pagoda.model_text import load_model_text
+from pagoda.models import resolve
+from pagoda.tokenizer import Tokenizer
+
+__all__ = ["EngineClient", "Logprob", "TokenEvent", "load_model"]
+
+_WAIT_MS = 200  # how soon the pump sees that it shall end
+_SLOW_LOAD_S = 1.0  # a bar is shown only for loads that take longer
+
+
+def load_model(config: Config) -> LoadedModel:
+    """Finds, loads and starts the model of a configuration, with a progress bar on a terminal.
+
+    Raises InvalidArgument, ValueError or OSError for a model or option that cannot be used, DeviceError when the device
+    fails.
+    """
+    files = resolve(config.model.name)
+    metadata = _core.gguf_metadata(str(files.path)) if files.kind == "gguf" else None
+    text = load_model_text(files, metadata, config.model.skip_tokenizer, config.model.chat_template)
+    eos_tokens = text.tokenizer.eos_token_ids if text.tokenizer is not None else []
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=None, desc="Loading weights", unit="matrix", delay=_SLOW_LOAD_S, disable=quiet, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        engine = _core.Engine(str(files.path), config.engine, eos_tokens, progress)
+    try:
+        if text.tokenizer is not None:
+            text.tokenizer.check_vocab_size(engine.info["vocab_size"])
+        defaults = {**text.default_params, **config.sampling}
+        SamplingParams(**defaults)
+    except ValueError:
+        engine.stop()
+        raise
+    return LoadedModel(config.model.served_name or files.name, engine, text, defaults)
+
+
+class _Stream:
+    """One request on its way to its event loop: the events that wait to be read, and the end of the engine, if it came."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: RequestState) -> None:
+        self.loop = loop
+        self.state = state
+        self.queue: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
+
+
+class EngineClient:
+    """Methods may be called from any thread, `generate` from any event loop."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        """Takes over the model: `close` stops it."""
+        self._model = model
+        self._engine = model.engine
+        self._streams: dict[str, _Stream] = {}
+        self._lock = threading.Lock()
+        self._ids = itertools.count()
+        self._closing = False
+        self.model_name = model.name
+        self.max_model_len: int = model.engine.plan["max_model_len"]
+        self.vocab_size: int = model.engine.info["vocab_size"]
+        self.default_params = model.default_params
+        self._pump = threading.Thread(target=self._run_pump, name="pagoda-pump", daemon=True)
+        self._pump.start()
+
+    @classmethod
+    def create(cls, config: Config) -> EngineClient:
+        """Loads the model of `config`. Raises what `load_model` raises."""
+        return cls(load_model(config))
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None when the model was loaded without one."""
+        return self._model.tokenizer
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """None when the model has none."""
+        return self._model.chat_template
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None
+    ) -> AsyncIterator[TokenEvent]:
+        """The events of one request, as they come; choices interleave. Leaving the iterator aborts the request.
+
+        Raises, before the first event, InvalidArgument for a request that cannot be served, Overloaded when the queue is
+        full, DeviceError when the engine has failed; DeviceError also when it fails meanwhile.
+        """
+        name = f"{request_id or 'request'}#{next(self._ids)}"
+        stream = self._submit(name, prompt_token_ids, params)
+        unfinished = params.n
+        try:
+            while unfinished:
+                event = await stream.queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                unfinished -= event.finish_reason is not None
+                yield event
+        finally:
+            with self._lock:
+                self._streams.pop(name, None)
+            if unfinished:
+                self._engine.abort(name)
+
+    def _submit(self, name: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> _Stream:
+        # Under the lock, so that the pump cannot see an output before the stream is known.
+        with self._lock:
+            state = self._model.submit(name, prompt_token_ids, params)
+            stream = _Stream(asyncio.get_running_loop(), state)
+            self._streams[name] = stream
+        return stream
+
+    def _run_pump(self) -> None:
+        while not self._closing:
+            outputs = self._engine.wait(_WAIT_MS)
+            if outputs:
+                self._dispatch(outputs)
+            elif not self._engine.healthy():
+                self._fail(self._engine.failure() or "the engine was stopped")
+                return
+
+    def _dispatch(self, outputs: Sequence[Any]) -> None:
+        """Turns outputs into events and wakes each event loop once."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+        for output in outputs:
+            with self._lock:
+                stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            event: TokenEvent | Exception | None
+            try:
+                event = self._model.absorb(stream.state, output)
+            except Exception as error:  # one request's text must not end the pump for all
+                event = error
+            if event is not None:
+                by_loop.setdefault(stream.loop, []).append(_put(stream, event))
+        for loop, calls in by_loop.items():
+            _call_in(loop, calls)
+
+    def _fail(self, why: str) -> None:
+        with self._lock:
+            streams = list(self._streams.values())
+        for stream in streams:
+            _call_in(stream.loop, [_put(stream, DeviceError(why))])
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters and gauges of the engine as of its last step."""
+        return dict(self._engine.stats())
+
+    def describe(self) -> dict[str, Any]:
+        """Facts of the model and the device, and the memory plan; sizes in bytes."""
+        return {**self._engine.info, **self._engine.plan}
+
+    def is_healthy(self) -> bool:
+        """False once the engine has failed or was stopped: no request can be served any more."""
+        return bool(self._engine.healthy())
+
+    def close(self) -> None:
+        """Stops the engine; live requests end with DeviceError. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        self._model.close()
+        self._pump.join()
+        self._fail("the engine was stopped")
+
+
+def _put(stream: _Stream, event: TokenEvent | Exception) -> Callable[[], None]:
+    return lambda: stream.queue.put_nowait(event)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, calls: Sequence[Callable[[], None]]) -> None:
+    """Runs all calls in the loop; a loop that was closed meanwhile has nobody left who waits."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    try:
+        loop.call_soon_threadsafe(run)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
