@@ -17,7 +17,6 @@ from typing import Any
 from enginectl.console import fail, note, styled
 from enginectl.flags import add_config_flags, read_config
 from enginectl.session import open_client, sampling_params
-from pagoda.chat_template import encode_chat
 from pagoda.client import EngineClient
 from pagoda.config import Config, SamplingParams, config_schema
 from pagoda.field_rows import FieldError
@@ -195,7 +194,7 @@ def _prompt(client: EngineClient, conversation: Conversation) -> list[int]:
     """
     limit = client.max_model_len - client.max_model_len // 4
     while True:
-        token_ids = encode_chat(client.tokenizer, client.chat_template, conversation.messages)
+        token_ids = client.encode_chat(conversation.messages)
         if len(token_ids) <= limit or not conversation.drop_oldest_turn():
             return token_ids
         note(styled("[the context is full: the oldest turn is forgotten]", "dim", sys.stderr))

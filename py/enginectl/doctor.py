@@ -166,7 +166,7 @@ def check_generation() -> Iterator[tuple[str, str]]:
 
         async def first_token() -> list[int]:
             params = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True)
-            prompt = client.tokenizer.encode("The capital of France is")
+            prompt = client.encode("The capital of France is")
             return [token async for event in client.generate(prompt, params) for token in event.token_ids]
 
         tokens = runner.run(first_token())

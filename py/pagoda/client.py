@@ -1,7 +1,7 @@
 """The engine as asyncio code sees it: one `EngineClient` per process, requests as asynchronous iterators of events.
 
-Owns the loaded model and a pump thread that waits for the engine's outputs (without the GIL) and hands them to the event
-loops of their requests.
+Owns the loaded model and a pump thread that waits for the engine's outputs (without the GIL) and hands them to the
+event loops of their requests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -60,7 +60,7 @@ def load_model(config: Config) -> LoadedModel:
 
 
 class _Stream:
-    """One request on its way to its event loop: the events that wait to be read, and the end of the engine, if it came."""
+    """One request on its way to its event loop: the events that wait to be read, or the engine's end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, state: RequestState) -> None:
         self.loop = loop
@@ -101,13 +101,21 @@ class EngineClient:
         """None when the model has none."""
         return self._model.chat_template
 
+    def encode(self, text: str) -> list[int]:
+        """A prompt's token ids. Raises InvalidArgument when the model was loaded without a tokenizer."""
+        return self._model.encode(text)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The token ids of a conversation that the model shall answer. Raises what `LoadedModel.encode_chat` raises."""
+        return self._model.encode_chat(messages)
+
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None
-    ) -> AsyncIterator[TokenEvent]:
+    ) -> AsyncGenerator[TokenEvent, None]:
         """The events of one request, as they come; choices interleave. Leaving the iterator aborts the request.
 
-        Raises, before the first event, InvalidArgument for a request that cannot be served, Overloaded when the queue is
-        full, DeviceError when the engine has failed; DeviceError also when it fails meanwhile.
+        Raises, before the first event, InvalidArgument for a request that cannot be served, Overloaded when the queue
+        is full, DeviceError when the engine has failed; DeviceError also when it fails meanwhile.
         """
         name = f"{request_id or 'request'}#{next(self._ids)}"
         stream = self._submit(name, prompt_token_ids, params)

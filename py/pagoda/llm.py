@@ -13,7 +13,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pagoda.chat_template import encode_chat
 from pagoda.client import load_model
 from pagoda.config import DeviceError, InvalidArgument, Overloaded, SamplingParams, load_config
 from pagoda.generation import RequestState
@@ -26,7 +25,7 @@ Prompt = str | Sequence[int]
 
 
 class LLM:
-    """One model, ready for `generate` and `chat`. Use from one thread at a time; close it or use it in a `with` block."""
+    """One model, ready for `generate` and `chat`. For one thread at a time; close it or use it in a `with` block."""
 
     def __init__(self, model: str = "smollm2-135m", *, skip_tokenizer: bool = False, **engine_options: Any) -> None:
         """`model`: an alias, a directory in Hugging Face layout, a .gguf file, or a hub id.
@@ -107,18 +106,9 @@ class LLM:
 
         Raises InvalidArgument without a chat template, TemplateError for messages it does not take.
         """
-        tokenizer, template = self.get_tokenizer(), self._model.chat_template
-        if template is None:
-            raise InvalidArgument("the model has no chat template; use generate, or give chat_template a file")
         conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
         prompts = [
-            encode_chat(
-                tokenizer,
-                template,
-                list(conversation),
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-            )
+            self._model.encode_chat(conversation, add_generation_prompt, continue_final_message)
             for conversation in conversations
         ]
         return self.generate(prompts, params, use_tqdm)
@@ -136,7 +126,7 @@ class LLM:
 
     def _new_output(self, prompt: Prompt, params: SamplingParams) -> RequestOutput:
         text = prompt if isinstance(prompt, str) else None
-        ids = self.get_tokenizer().encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = self._model.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
             raise InvalidArgument("prompt must be a text or a list of token ids")
         choices = [CompletionOutput(index) for index in range(params.n)]

@@ -1,16 +1,18 @@
 """A loaded model: its engine and everything around it that a request needs. Shared by `client` and `llm`.
 
-The engine object is handed in, so this module knows only its methods: submit, abort, wait, stats, healthy, failure, stop.
+The engine object is handed in, so this module knows only its methods: submit, abort, wait, stats, healthy, failure,
+stop.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.chat_template import ChatTemplate
+from pagoda.chat_template import ChatTemplate, encode_chat
+from pagoda.config import InvalidArgument
 from pagoda.generation import RequestState, TokenEvent
 from pagoda.model_text import ModelText
 from pagoda.tokenizer import Tokenizer
@@ -37,6 +39,36 @@ class LoadedModel:
         """None when the model has none."""
         return self.text.chat_template
 
+    def encode(self, text: str) -> list[int]:
+        """A prompt's token ids. Raises InvalidArgument when the model was loaded without a tokenizer."""
+        return self._require_tokenizer().encode(text)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> list[int]:
+        """A conversation's token ids by the model's chat template.
+
+        Raises InvalidArgument without tokenizer or template, TemplateError for messages the template does not take.
+        """
+        tokenizer = self._require_tokenizer()
+        if self.chat_template is None:
+            raise InvalidArgument("the model has no chat template; use a plain prompt, or set chat_template")
+        return encode_chat(
+            tokenizer,
+            self.chat_template,
+            list(messages),
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        )
+
+    def _require_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise InvalidArgument("the model was loaded without a tokenizer; prompts must be token ids")
+        return self.tokenizer
+
     def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: Any) -> RequestState:
         """Queues a request. A missing seed is drawn, values not given take the model's defaults.
 
@@ -48,7 +80,7 @@ class LoadedModel:
             changes["seed"] = secrets.randbits(_SEED_BITS)
         params = params.clone(**changes)
         if params.stop and self.tokenizer is None:
-            raise ValueError("stop needs a tokenizer, and the model was loaded without one; use stop_token_ids")
+            raise InvalidArgument("stop needs a tokenizer, and the model was loaded without one; use stop_token_ids")
         state = RequestState(request_id, prompt_token_ids, params, self.tokenizer)
         self.engine.submit(request_id, list(prompt_token_ids), params, self._bad_word_tokens(params.bad_words))
         return state
@@ -65,7 +97,7 @@ class LoadedModel:
         if not words:
             return []
         if self.tokenizer is None:
-            raise ValueError("bad_words needs a tokenizer, and the model was loaded without one")
+            raise InvalidArgument("bad_words needs a tokenizer, and the model was loaded without one")
         sequences: list[list[int]] = []
         for word in words:
             for spelling in (word.lstrip(" "), " " + word.lstrip(" ")):

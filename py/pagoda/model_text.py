@@ -28,7 +28,10 @@ class ModelText:
 
 
 def load_model_text(
-    files: ModelFiles, metadata: Mapping[str, Any] | None, skip_tokenizer: bool = False, template_file: str | None = None
+    files: ModelFiles,
+    metadata: Mapping[str, Any] | None,
+    skip_tokenizer: bool = False,
+    template_file: str | None = None,
 ) -> ModelText:
     """Reads tokenizer, chat template (`template_file` replaces the model's own) and generation_config.json.
 

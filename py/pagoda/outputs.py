@@ -31,7 +31,9 @@ class CompletionOutput:
         if event.logprobs is not None:
             self.logprobs = (self.logprobs or []) + event.logprobs
             chosen = zip(event.token_ids, event.logprobs, strict=True)
-            self.cumulative_logprob = (self.cumulative_logprob or 0.0) + sum(row[token].logprob for token, row in chosen)
+            self.cumulative_logprob = (self.cumulative_logprob or 0.0) + sum(
+                row[token].logprob for token, row in chosen
+            )
         self.finish_reason = event.finish_reason
         self.stop_reason = event.stop_reason
         self.seed = event.seed

@@ -1,0 +1,102 @@
+# Types of the extension module (cpp/bindings). Members of SamplingParams and EngineOptions follow their field rows.
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class InvalidArgument(ValueError): ...
+class Overloaded(RuntimeError): ...
+class DeviceError(RuntimeError): ...
+class InternalError(RuntimeError): ...
+
+SAMPLING_FIELDS: list[dict[str, Any]]
+ENGINE_FIELDS: list[dict[str, Any]]
+
+class SamplingParams:
+    def __init__(self, **values: Any) -> None: ...
+    n: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | None
+    logit_bias: dict[int, float]
+    allowed_token_ids: list[int]
+    bad_words: list[str]
+    min_tokens: int
+    max_tokens: int | None
+    stop: list[str]
+    stop_token_ids: list[int]
+    ignore_eos: bool
+    include_stop_str_in_output: bool
+    skip_special_tokens: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
+    priority: int
+    cache_salt: str
+    given: set[str]
+    def clone(self, **changes: Any) -> SamplingParams: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class EngineOptions:
+    def __init__(self, **values: Any) -> None: ...
+    device: str
+    isa: str
+    num_threads: int
+    max_model_len: int | None
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int
+    memory_utilization: float | None
+    kv_cache_memory: int | None
+    num_kv_blocks: int | None
+    kv_cache_dtype: str
+    prefix_cache: bool
+    scheduling_policy: str
+    max_waiting: int
+    given: set[str]
+    def clone(self, **changes: Any) -> EngineOptions: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+class TokenLogprobs:
+    logprob: float
+    rank: int
+    top_tokens: list[int]
+    top_logprobs: list[float]
+
+class Output:
+    request_id: str
+    choice: int
+    tokens: list[int]
+    logprobs: list[TokenLogprobs]
+    prompt_logprobs: list[TokenLogprobs]
+    finish: str | None
+    stop_token: int
+    num_cached_tokens: int
+    error: str
+
+class Engine:
+    def __init__(
+        self,
+        path: str,
+        options: EngineOptions,
+        eos_tokens: Sequence[int] = ...,
+        progress: Callable[[int, int], None] | None = ...,
+    ) -> None: ...
+    def submit(
+        self, request_id: str, prompt: Sequence[int], params: SamplingParams, bad_words: Sequence[Sequence[int]] = ...
+    ) -> None: ...
+    def abort(self, request_id: str, choice: int = ...) -> None: ...
+    def wait(self, timeout_ms: int) -> list[Output]: ...
+    def stats(self) -> dict[str, int | float]: ...
+    def healthy(self) -> bool: ...
+    def failure(self) -> str: ...
+    def stop(self) -> None: ...
+    plan: dict[str, Any]
+    info: dict[str, Any]
+
+def plan_memory(path: str, options: EngineOptions) -> dict[str, Any]: ...
+def gguf_metadata(path: str) -> dict[str, Any]: ...
+def cpu_info(isa: str = ..., num_threads: int = ...) -> dict[str, Any]: ...
+def cuda_built() -> bool: ...
