@@ -6,12 +6,11 @@
 #include <utility>
 
 #include "core/check.h"
-#include "sampling/sampler.h"
 
 namespace pagoda {
 
-BatchBuilder::BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens)
-    : limits_(limits), eos_tokens_(std::move(eos_tokens)) {
+BatchBuilder::BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens, AddSampleRow add_row)
+    : limits_(limits), eos_tokens_(std::move(eos_tokens)), add_row_(add_row) {
   samples_.vocab_size = static_cast<int32_t>(limits.vocab_size);
   host_.reserve(limits.batch_bytes() / sizeof(int32_t));
 }
@@ -110,7 +109,7 @@ void BatchBuilder::add_sample(const Sequence& seq, std::string& error) {
     if (seq.params().uses_penalties()) source.counts = &seq.counts;
     source.bad_words = seq.request->bad_words;
     source.eos_tokens = eos_tokens_;
-    add_sample_row(samples_, source);
+    add_row_(samples_, source);
   } catch (const std::exception& failure) {
     error = str("sampling could not be set up: ", failure.what());
     samples_.rows.resize(num_rows);

@@ -11,12 +11,16 @@
 #include "backend/sample_batch.h"
 #include "engine/limits.h"
 #include "engine/step.h"
+#include "sampling/sampler.h"
 
 namespace pagoda {
 
+/// How a sequence's sampling row is made; tests pass one that fails.
+using AddSampleRow = void (*)(SampleBatch&, const SampleSource&);
+
 class BatchBuilder {
  public:
-  BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens);
+  BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens, AddSampleRow add_row = add_sample_row);
 
   /// Fills everything for `plan`; all spans below are valid until the next call. A sequence whose sampling row cannot be made
   /// keeps its place in the batch, because others may share the keys and values it computes, and gets an error.
@@ -38,6 +42,7 @@ class BatchBuilder {
 
   Limits limits_;
   std::vector<int32_t> eos_tokens_;
+  AddSampleRow add_row_;
   Batch shape_;  // the sizes of the step; its pointers stay null
   std::vector<int32_t> host_;
   SampleBatch samples_;

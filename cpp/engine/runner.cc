@@ -7,13 +7,14 @@
 
 namespace pagoda {
 
-Runner::Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens)
+Runner::Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens,
+               AddSampleRow add_row)
     : model_(model),
       backend_(backend),
       kv_(kv),
       arena_(arena),
       ops_(backend.traits(), &backend, arena),
-      builder_(limits, std::move(eos_tokens)),
+      builder_(limits, std::move(eos_tokens), add_row),
       indices_(backend.allocate(limits.batch_bytes())) {}
 
 void Runner::launch(const StepPlan& plan) {

@@ -21,7 +21,8 @@ class Runner {
  public:
   /// Allocates limits.batch_bytes() on the device. What is borrowed must outlive the runner; `arena` must hold the workspace of
   /// a forward of max_num_batched_tokens tokens and max_logit_rows rows.
-  Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens);
+  Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens,
+         AddSampleRow add_row = add_sample_row);
 
   /// Starts the step. Throws what the model or the device throws; then the step is lost.
   void launch(const StepPlan& plan);

@@ -309,6 +309,32 @@ TEST(Scheduler, a_row_without_usable_logits_ends_only_its_own_sequence) {
   EXPECT_EQ(engine.stats().num_finished_error, 1);
 }
 
+TEST(Scheduler, an_exception_in_making_a_sampling_row_ends_only_its_own_sequence) {
+  SimOptions options;
+  options.add_row = [](SampleBatch& batch, const SampleSource& source) {
+    add_sample_row(batch, source);
+    if (source.key == 666 && std::ssize(source.tokens) == 20) throw std::runtime_error("out of luck");
+  };
+  Request bad = make_request("bad", make_prompt(18, 1), 9);
+  bad.params.seed = 666;
+  bad.params.logit_bias = {{1, 5}, {2, -100}};
+  bad.params.frequency_penalty = 1;
+  SimEngine engine(options);
+  engine.add(make_request("before", make_prompt(6, 2), 9));
+  engine.add(bad);
+  Request after = make_request("after", make_prompt(18, 1), 9, 1.0);  // reads the blocks that the failing one computes
+  after.params.frequency_penalty = 2;
+  after.params.logprobs = 2;
+  engine.add(after);
+  engine.run();
+  EXPECT_EQ(engine.of("bad").finish, FinishReason::error);
+  EXPECT_EQ(engine.of("bad").error, "sampling could not be set up: out of luck");
+  EXPECT_EQ(engine.of("bad").tokens.size(), 2u);
+  EXPECT_EQ(engine.of("after").num_cached_tokens, 16);
+  expect_same(engine.of("after"), alone(after, {}).at(0), "after");
+  expect_same(engine.of("before"), alone(make_request("before", make_prompt(6, 2), 9), {}).at(0), "before");
+}
+
 TEST(Scheduler, blocks_read_by_a_failed_sequence_are_not_found_again) {
   Faults faults;
   faults.nan_after = 9;

@@ -28,6 +28,7 @@ struct SimOptions {
   std::vector<int32_t> eos_tokens = {};
   BlockPoolHooks hooks = {};
   Faults* faults = nullptr;
+  AddSampleRow add_row = add_sample_row;
 
   Limits limits() const {
     return {vocab_size, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting, num_blocks, block_size};
@@ -89,7 +90,7 @@ class SimEngine {
         arena_(backend_,
                static_cast<size_t>(limits_.max_logit_rows() * options.vocab_size) * sizeof(float) + Arena::kAlignment),
         scheduler_(limits_, options.priority_order, options.eos_tokens, kv_),
-        runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens) {}
+        runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens, options.add_row) {}
 
   void add(const Request& request) {
     scheduler_.add(std::make_shared<const Request>(request));
