@@ -176,8 +176,8 @@ template <class Simd>
 [[gnu::always_inline]] inline void store_sums(QuantBlock& out, float scale, int32_t sum) {
   out.scale = scale;
   out.scaled_sum = scale * static_cast<float>(sum);
-  out.minus_8_sum = -8 * sum;
-  out.minus_128_sum = -128 * sum;
+  out.minus_8_sum = static_cast<int32_t>(int64_t{-8} * sum);  // in 64 bits: the sum of a block with a NaN can be any number
+  out.minus_128_sum = static_cast<int32_t>(int64_t{-128} * sum);
 }
 
 /// One block in plain loops, which the compiler vectorises.
