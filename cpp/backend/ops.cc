@@ -1,6 +1,8 @@
 // Shape checks and arena allocation around each backend operation.
 #include "backend/ops.h"
 
+#include <ostream>
+
 #include "core/check.h"
 
 namespace pagoda {
@@ -8,9 +10,20 @@ namespace {
 
 constexpr int kMaxHeadDim = 256;  // the widest head that the attention kernels have scratch for
 
-std::string describe(const Tensor& tensor) { return str(dtype_name(tensor.dtype), tensor.shape.to_string()); }
+/// What an error text says of an operand. Formatted only if the check fails: checks run in the step loop, which must not
+/// allocate.
+struct Shown {
+  const Tensor* tensor = nullptr;
+  const Weight* weight = nullptr;
+};
 
-std::string describe(const Weight& weight) { return str("weight[", weight.rows, ", ", weight.cols, "]"); }
+std::ostream& operator<<(std::ostream& out, const Shown& shown) {
+  if (shown.tensor) return out << dtype_name(shown.tensor->dtype) << shown.tensor->shape.to_string();
+  return out << "weight[" << shown.weight->rows << ", " << shown.weight->cols << "]";
+}
+
+Shown describe(const Tensor& tensor) { return {&tensor, nullptr}; }
+Shown describe(const Weight& weight) { return {nullptr, &weight}; }
 
 /// Head counts and the head size fit together and the cache holds such heads.
 void check_heads(const char* operation, int num_heads, int kv_heads, int head_dim, const KvLayer& kv, const Batch& batch) {
@@ -45,7 +58,8 @@ void Ops::check_activation(const char* operation, const char* name, const Tensor
 }
 
 Tensor Ops::allocate(DType dtype, Shape shape) {
-  ensure(shape.numel() >= 0, "allocate: negative shape ", shape.to_string());
+  const Tensor view = Tensor::dense(nullptr, dtype, shape);
+  ensure(shape.numel() >= 0, "allocate: negative shape ", describe(view));
   return Tensor::dense(arena_.allocate(static_cast<size_t>(shape.numel()) * dtype_bytes(dtype)), dtype, shape);
 }
 

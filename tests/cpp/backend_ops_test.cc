@@ -1,12 +1,26 @@
 // Ops: a dry run measures what a real run uses, results come out of the arena, and shapes that do not fit are named.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstdlib>
 #include <functional>
+#include <new>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "backend/ops.h"
+
+/// Calls of the global operator new in this test binary.
+static std::atomic<int64_t> num_allocations{0};
+
+void* operator new(size_t bytes) {
+  ++num_allocations;
+  if (void* data = std::malloc(bytes ? bytes : 1)) return data;
+  throw std::bad_alloc();
+}
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, size_t) noexcept { std::free(data); }
 
 namespace pagoda {
 namespace {
@@ -93,6 +107,18 @@ TEST(Ops, a_dry_run_measures_exactly_what_a_real_run_uses) {
   Arena short_arena(*backend, measured.high_water() - 64);
   Ops short_ops(backend->traits(), backend.get(), short_arena);
   EXPECT_THROW(TinyModel(backend.get()).forward(short_ops), InternalError);
+}
+
+TEST(Ops, a_step_allocates_no_heap_memory) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({2, "auto"});
+  const TinyModel model(backend.get());
+  Arena arena(*backend, 1 << 20);
+  Ops ops(backend->traits(), backend.get(), arena);
+  model.forward(ops);
+  const int64_t before = num_allocations;
+  model.forward(ops);
+  EXPECT_EQ(num_allocations, before);
+  EXPECT_GT(before, 0);
 }
 
 TEST(Ops, every_pointer_of_a_dry_run_is_null) {
