@@ -1,3 +1,5 @@
+// Walks a product: prepares the input once, cuts weight panels and input rows into tasks, and calls the kernels tile by tile.
+// Threads share out columns and rows, never K.
 #include "backend/cpu/linear.h"
 
 #include <algorithm>

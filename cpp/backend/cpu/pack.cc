@@ -1,3 +1,4 @@
+// Packing and unpacking of rows, one panel per task. Plain byte moves: the page faults of the target cost more than they do.
 #include "backend/cpu/pack.h"
 
 #include <algorithm>

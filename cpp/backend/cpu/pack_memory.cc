@@ -1,3 +1,4 @@
+// The slabs behind packed weights, and the one place that asks the system for huge pages.
 #include "backend/cpu/pack_memory.h"
 
 #include <sys/mman.h>
