@@ -25,6 +25,9 @@ endif()
 
 # No contraction: an FMA is written where it is meant, so that a result is the same on every ISA's build of the same source.
 add_compile_options(-ffp-contract=off -fno-math-errno -Wall -Wextra -Wconversion -Wno-sign-conversion)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  add_compile_options(-Wno-restrict)  # g++ 12 warns of `"text" + std::string` in its own library (GCC bug 105651)
+endif()
 if(PAGODA_WERROR)
   add_compile_options(-Werror)
 endif()
