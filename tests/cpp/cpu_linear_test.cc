@@ -169,9 +169,9 @@ void seen_input(WeightFormat format, const LinearKernels& kernels, const float* 
     if (is_quantised(format)) {
       float amax = 0;
       for (int64_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) amax = std::max(amax, std::fabs(x[j]));
-      const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
-      seen[at] = double{amax / 127.0f} * std::nearbyint(x[i] * inverse);
-      slack[at] = double{amax} / 127 * 0.5001;
+      const float inverse = amax > 0 ? static_cast<float>(kMaxQuant) / amax : 0.0f;
+      seen[at] = double{amax / static_cast<float>(kMaxQuant)} * std::nearbyint(x[i] * inverse);
+      slack[at] = double{amax} / kMaxQuant * 0.5001;
     } else if (format == WeightFormat::bf16 && kernels.rounds_to_bf16) {
       seen[at] = double{bf16_to_float(float_to_bf16(x[i]))};
       slack[at] = std::fabs(double{x[i]}) / 256;

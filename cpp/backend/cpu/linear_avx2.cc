@@ -74,11 +74,13 @@ struct Avx2 {
     const __m256i quad = _mm256_set1_epi32(x);
     return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, quad)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, quad))};
   }
-  static Floats finish4(Sum4 sum, int32_t offset) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const __m256i start = _mm256_set1_epi32(offset);
-    return {_mm256_cvtepi32_ps(_mm256_add_epi32(start, _mm256_madd_epi16(sum.a, ones))),
-            _mm256_cvtepi32_ps(_mm256_add_epi32(start, _mm256_madd_epi16(sum.b, ones)))};
+  static Floats finish4(Sum4 high, Sum4 low, int32_t offset) {
+    return {finish4(high.a, low.a, offset), finish4(high.b, low.b, offset)};
+  }
+  static __m256 finish4(__m256i high, __m256i low, int32_t offset) {
+    const __m256i ones = _mm256_set1_epi16(1), weight = _mm256_set1_epi16(1 << kHighShift);
+    const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(high, weight), _mm256_madd_epi16(low, ones));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_set1_epi32(offset), sum));
   }
 
   // Biased bytes would saturate maddubs (255 * 127 * 2), so the sign moves to the input: |w| * (sign(w) * x), at most 128 * 127
@@ -99,7 +101,10 @@ struct Avx2 {
     const __m256i b = _mm256_maddubs_epi16(w.magnitude.b, _mm256_sign_epi8(quad, w.value.b));
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a, ones)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(b, ones))};
   }
-  static Floats finish8(Sum8 sum) { return {_mm256_cvtepi32_ps(sum.a), _mm256_cvtepi32_ps(sum.b)}; }
+  static Floats finish8(Sum8 high, Sum8 low) {
+    return {_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high.a, kHighShift), low.a)),
+            _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high.b, kHighShift), low.b))};
+  }
 
   static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Avx2>(x, out); }
 };

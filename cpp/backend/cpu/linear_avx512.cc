@@ -44,12 +44,22 @@ struct Avx512 {
   static Quads high_nibbles(Quads v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
   static Sum4 start4(int32_t offset) { return _mm512_set1_epi32(offset); }
   static Sum4 dot4(Sum4 sum, Quads w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
-  static Floats finish4(Sum4 sum, int32_t /*offset, added at the start*/) { return _mm512_cvtepi32_ps(sum); }
+  static Floats finish4(Sum4 high, Sum4 low, int32_t /*offset, added at the start*/) { return finish8(high, low); }
 
   static Bytes load_bytes(const std::byte* from) { return _mm512_loadu_si512(from); }
   static Sum8 start8(int32_t offset) { return _mm512_set1_epi32(offset); }
   static Sum8 dot8(Sum8 sum, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
-  static Floats finish8(Sum8 sum) { return _mm512_cvtepi32_ps(sum); }
+  static Floats finish8(Sum8 high, Sum8 low) {
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, kHighShift), low));
+  }
+
+  /// 16 integers as high and low bytes.
+  static void store_bytes(__m512i q, int32_t* high, int32_t* low) {
+    const __m512i q_high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), kHighShift);
+    const __m512i q_low = _mm512_sub_epi32(q, _mm512_slli_epi32(q_high, kHighShift));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(q_high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(q_low));
+  }
 
   static void quantise_block(const float* x, QuantBlock& out) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
@@ -60,8 +70,8 @@ struct Avx512 {
     const float scale = block_scale<Avx512>(largest, inverse);
     const __m512i q_a = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse)));
     const __m512i q_b = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quads), _mm512_cvtepi32_epi8(q_a));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quads + 4), _mm512_cvtepi32_epi8(q_b));
+    store_bytes(q_a, out.high, out.low);
+    store_bytes(q_b, out.high + 4, out.low + 4);
     store_sums<Avx512>(out, scale, _mm512_reduce_add_epi32(_mm512_add_epi32(q_a, q_b)));
   }
 

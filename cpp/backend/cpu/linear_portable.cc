@@ -118,8 +118,9 @@ struct Portable {
     const BytePairs x = spread(quad);
     return each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
   }
-  static Floats finish4(const Sum4& sum, int32_t offset) {
-    return each([&](S8 s) { return __builtin_convertvector(sum_pairs(s) + offset, F4); }, sum);
+  static Floats finish4(const Sum4& high, const Sum4& low, int32_t offset) {
+    return each(
+        [&](S8 h, S8 l) { return __builtin_convertvector((sum_pairs(h) << kHighShift) + sum_pairs(l) + offset, F4); }, high, low);
   }
   // One product, at most 255 * 127, fits int16; the sum of two does not.
   static Sum8 start8(int32_t offset) {
@@ -131,8 +132,8 @@ struct Portable {
     return each([&](I4 s, const BytePairs& w) { return s + sum_pairs(w.even * x.even) + sum_pairs(w.odd * x.odd); }, sum,
                 weights);
   }
-  static Floats finish8(const Sum8& sum) {
-    return each([](I4 s) { return __builtin_convertvector(s, F4); }, sum);
+  static Floats finish8(const Sum8& high, const Sum8& low) {
+    return each([](I4 h, I4 l) { return __builtin_convertvector((h << kHighShift) + l, F4); }, high, low);
   }
 
   static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Portable>(x, out); }

@@ -104,16 +104,17 @@ void q8_0_tile(const TileArgs& args) {
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes, x += kRows) {
     prefetch<Simd, kBlockBytes>(ahead, step);
-    typename Simd::Sum8 sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = Simd::start8(x[r].minus_128_sum);
+    typename Simd::Sum8 high[kRows], low[kRows];
+    for (int r = 0; r < kRows; ++r) high[r] = Simd::start8(0), low[r] = Simd::start8(x[r].minus_128_sum);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) {
       const typename Simd::Bytes w = Simd::load_bytes(panel + j * 64);
-      for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot8(sum[r], w, x[r].quads[j]);
+      for (int r = 0; r < kRows; ++r) high[r] = Simd::dot8(high[r], w, x[r].high[j]);
+      for (int r = 0; r < kRows; ++r) low[r] = Simd::dot8(low[r], w, x[r].low[j]);
     }
     const Floats scale = Simd::load_f16(panel + 512);
     for (int r = 0; r < kRows; ++r) {
-      acc[r] = Simd::fma(Simd::finish8(sum[r]), Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
+      acc[r] = Simd::fma(Simd::finish8(high[r], low[r]), Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
     }
   }
   store_tile<Simd, kRows>(args, acc);
@@ -135,19 +136,21 @@ void q4_tile(const TileArgs& args) {
   for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
   for (int64_t b = 0; b < blocks; ++b, panel += kBlockBytes, x += kRows) {
     prefetch<Simd, kBlockBytes>(ahead, step);
-    typename Simd::Sum4 sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = Simd::start4(kHasMin ? 0 : x[r].minus_8_sum);
+    typename Simd::Sum4 high[kRows], low[kRows];
+    for (int r = 0; r < kRows; ++r) high[r] = Simd::start4(0), low[r] = Simd::start4(kHasMin ? 0 : x[r].minus_8_sum);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const typename Simd::Quads packed = Simd::load_quads(panel + j * 64);
-      const typename Simd::Quads low = Simd::low_nibbles(packed);
-      for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot4(sum[r], low, x[r].quads[j]);
-      const typename Simd::Quads high = Simd::high_nibbles(packed);
-      for (int r = 0; r < kRows; ++r) sum[r] = Simd::dot4(sum[r], high, x[r].quads[j + 4]);
+      const typename Simd::Quads first = Simd::low_nibbles(packed);
+      for (int r = 0; r < kRows; ++r) high[r] = Simd::dot4(high[r], first, x[r].high[j]);
+      for (int r = 0; r < kRows; ++r) low[r] = Simd::dot4(low[r], first, x[r].low[j]);
+      const typename Simd::Quads second = Simd::high_nibbles(packed);
+      for (int r = 0; r < kRows; ++r) high[r] = Simd::dot4(high[r], second, x[r].high[j + 4]);
+      for (int r = 0; r < kRows; ++r) low[r] = Simd::dot4(low[r], second, x[r].low[j + 4]);
     }
     const Floats scale = Simd::load_f16(panel + 256);
     for (int r = 0; r < kRows; ++r) {
-      const Floats products = Simd::finish4(sum[r], kHasMin ? 0 : x[r].minus_8_sum);
+      const Floats products = Simd::finish4(high[r], low[r], kHasMin ? 0 : x[r].minus_8_sum);
       acc[r] = Simd::fma(products, Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
     }
     if constexpr (kHasMin) {
@@ -158,8 +161,8 @@ void q4_tile(const TileArgs& args) {
   store_tile<Simd, kRows>(args, acc);
 }
 
-/// Scale of a block whose largest magnitude has these bits, and the factor that brings its values into [-127, 127]. The scale
-/// is NaN for NaN and infinity. Magnitudes below 2^-100 count as zero, so that the factor stays finite.
+/// Scale of a block whose largest magnitude has these bits, and the factor that brings its values into [-kMaxQuant, kMaxQuant]. The
+/// scale is NaN for NaN and infinity. Magnitudes below 2^-100 count as zero, so that the factor stays finite.
 template <class Simd>
 [[gnu::always_inline]] inline float block_scale(uint32_t largest_bits, float& inverse) {
   constexpr uint32_t kInfinityBits = 0x7f800000u;
@@ -167,9 +170,9 @@ template <class Simd>
   const float largest = __builtin_bit_cast(float, largest_bits);
   const bool finite = largest_bits < kInfinityBits;
   const bool zero = largest < kTiny;
-  inverse = finite && !zero ? 127.0f / largest : 0.0f;
+  inverse = finite && !zero ? static_cast<float>(kMaxQuant) / largest : 0.0f;
   if (!finite) return __builtin_nanf("");
-  return zero ? 0.0f : largest / 127.0f;
+  return zero ? 0.0f : largest / static_cast<float>(kMaxQuant);
 }
 
 template <class Simd>
@@ -178,6 +181,12 @@ template <class Simd>
   out.scaled_sum = scale * static_cast<float>(sum);
   out.minus_8_sum = static_cast<int32_t>(int64_t{-8} * sum);  // in 64 bits: the sum of a block with a NaN can be any number
   out.minus_128_sum = static_cast<int32_t>(int64_t{-128} * sum);
+}
+
+/// The lowest bytes of four integers, the first lowest.
+template <class Simd>
+[[gnu::always_inline]] inline int32_t pack_quad(const uint32_t* four) {
+  return static_cast<int32_t>((four[0] & 0xff) | (four[1] & 0xff) << 8 | (four[2] & 0xff) << 16 | four[3] << 24);
 }
 
 /// One block in plain loops, which the compiler vectorises.
@@ -198,9 +207,14 @@ template <class Simd>
     q[i] = __builtin_bit_cast(uint32_t, x[i] * inverse + kRoundMagic) - kMagicBits;
     sum += q[i];
   }
+  uint32_t high[32];
+  for (int i = 0; i < 32; ++i) {
+    high[i] = static_cast<uint32_t>(static_cast<int32_t>(q[i] + 64) >> kHighShift);
+    q[i] -= high[i] << kHighShift;
+  }
   for (int j = 0; j < 8; ++j) {
-    const uint32_t* four = q + 4 * j;
-    out.quads[j] = static_cast<int32_t>((four[0] & 0xff) | (four[1] & 0xff) << 8 | (four[2] & 0xff) << 16 | four[3] << 24);
+    out.high[j] = pack_quad<Simd>(high + 4 * j);
+    out.low[j] = pack_quad<Simd>(q + 4 * j);
   }
   store_sums<Simd>(out, scale, static_cast<int32_t>(sum));
 }
