@@ -69,6 +69,8 @@ struct BackendTraits {
   size_t (*linear_workspace)(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats);
   /// Scratch bytes of one paged_attention.
   size_t (*attention_workspace)(int64_t num_tokens, int64_t max_context, const AttentionArgs& args);
+  /// Bytes that the backend itself keeps for as long as it lives, for a vocabulary of this size and `num_threads` (0 on a GPU).
+  size_t (*own_scratch)(int num_threads, int64_t vocab_size);
 };
 
 struct DeviceInfo {

@@ -5,7 +5,7 @@
 
 namespace pagoda::bindings {
 
-/// Engine, Output, TokenLogprobs, plan_memory.
+/// Engine, Output, TokenLogprobs, plan_memory, STATS_FIELDS.
 void bind_engine(pybind11::module_& module);
 /// gguf_metadata, device facts.
 void bind_files(pybind11::module_& module);

@@ -26,7 +26,7 @@ py::dict plan_dict(const MemoryPlan& plan) {
   values["available_bytes"] = plan.available;
   values["budget_bytes"] = plan.budget;
   values["weights_bytes"] = plan.weights;
-  values["workspace_bytes"] = plan.workspace;
+  values["workspace_bytes"] = plan.workspace + plan.scratch;
   values["kv_bytes_per_block"] = plan.kv_block;
   values["kv_cache_bytes"] = plan.kv_cache();
   values["num_blocks"] = plan.num_blocks;
@@ -46,6 +46,19 @@ py::dict info_dict(const StartedEngine& started) {
   values["isa"] = started.device.isa;
   values["num_threads"] = started.device.num_threads;
   return values;
+}
+
+/// {"name", "kind", "doc"} of every row of Stats; kind is "counter" or "gauge".
+py::list stats_rows() {
+  py::list rows;
+  for_each_field<Stats>([&](const auto& row) {
+    py::dict entry;
+    entry["name"] = row.name;
+    entry["kind"] = row.kind == StatKind::counter ? "counter" : "gauge";
+    entry["doc"] = row.doc;
+    rows.append(entry);
+  });
+  return rows;
 }
 
 /// Keeps the engine's life on the Python side: stopping may wait for a step, so it happens without the GIL.
@@ -100,6 +113,7 @@ void bind_outputs(py::module_& module) {
 
 void bind_engine(py::module_& module) {
   bind_outputs(module);
+  module.attr("STATS_FIELDS") = stats_rows();
   module.def(
       "plan_memory", [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
       py::arg("path"), py::arg("options"), "The memory an engine would take, from headers alone.");

@@ -31,26 +31,40 @@ struct Stats {
   static constexpr auto fields();
 };
 
+/// Whether a number only grows while the engine lives, or goes up and down.
+enum class StatKind : uint8_t { counter, gauge };
+
+/// One row of Stats::fields().
+template <class Value>
+struct StatField {
+  const char* name;
+  Value Stats::* member;
+  StatKind kind;
+  const char* doc;
+};
+
 constexpr auto Stats::fields() {
   using S = Stats;
+  const auto counter = [](const char* name, auto member, const char* doc) { return StatField{name, member, StatKind::counter, doc}; };
+  const auto gauge = [](const char* name, auto member, const char* doc) { return StatField{name, member, StatKind::gauge, doc}; };
   return std::tuple{
-      field("num_running", &S::num_running, "sequences that hold KV blocks"),
-      field("num_waiting", &S::num_waiting, "sequences that wait for their turn, preempted ones included"),
-      field("num_kv_blocks", &S::num_kv_blocks, "blocks of the KV cache"),
-      field("num_free_blocks", &S::num_free_blocks, "blocks that no sequence holds; cached contents in them may be evicted"),
-      field("kv_cache_usage", &S::kv_cache_usage, "share of the blocks that sequences hold, in [0, 1]"),
-      field("num_preemptions", &S::num_preemptions, "how often a sequence lost its blocks to an earlier one"),
-      field("prefix_cache_queries", &S::prefix_cache_queries, "prompt tokens looked up in the prefix cache"),
-      field("prefix_cache_hits", &S::prefix_cache_hits, "prompt tokens found in the prefix cache"),
-      field("num_prompt_tokens", &S::num_prompt_tokens, "prompt tokens of all sequences started"),
-      field("num_generation_tokens", &S::num_generation_tokens, "tokens generated"),
-      field("num_finished_stop", &S::num_finished_stop, "sequences ended by a stop or end-of-sequence token"),
-      field("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
-      field("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller, who may have found a stop string"),
-      field("num_finished_error", &S::num_finished_error, "sequences ended by an error"),
-      field("num_steps", &S::num_steps, "steps run"),
-      field("last_step_tokens", &S::last_step_tokens, "tokens computed in the last step"),
-      field("last_step_seconds", &S::last_step_seconds, "duration of the last step"),
+      gauge("num_running", &S::num_running, "sequences that hold KV blocks"),
+      gauge("num_waiting", &S::num_waiting, "sequences that wait for their turn, preempted ones included"),
+      gauge("num_kv_blocks", &S::num_kv_blocks, "blocks of the KV cache"),
+      gauge("num_free_blocks", &S::num_free_blocks, "blocks that no sequence holds; cached contents in them may be evicted"),
+      gauge("kv_cache_usage", &S::kv_cache_usage, "share of the blocks that sequences hold, in [0, 1]"),
+      counter("num_preemptions", &S::num_preemptions, "how often a sequence lost its blocks to an earlier one"),
+      counter("prefix_cache_queries", &S::prefix_cache_queries, "prompt tokens looked up in the prefix cache"),
+      counter("prefix_cache_hits", &S::prefix_cache_hits, "prompt tokens found in the prefix cache"),
+      counter("num_prompt_tokens", &S::num_prompt_tokens, "prompt tokens of all sequences started"),
+      counter("num_generation_tokens", &S::num_generation_tokens, "tokens generated"),
+      counter("num_finished_stop", &S::num_finished_stop, "sequences ended by a stop or end-of-sequence token"),
+      counter("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
+      counter("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller, who may have found a stop string"),
+      counter("num_finished_error", &S::num_finished_error, "sequences ended by an error"),
+      counter("num_steps", &S::num_steps, "steps run"),
+      gauge("last_step_tokens", &S::last_step_tokens, "tokens computed in the last step"),
+      gauge("last_step_seconds", &S::last_step_seconds, "duration of the last step"),
   };
 }
 

@@ -30,8 +30,7 @@ size_t plan_budget(const MemoryRequest& request, const DeviceInfo& device, bool 
 int64_t plan_blocks(const MemoryPlan& plan, const MemoryRequest& request, bool is_cpu) {
   if (request.num_kv_blocks) return *request.num_kv_blocks;
   if (request.kv_cache_memory) return *request.kv_cache_memory / static_cast<int64_t>(plan.kv_block);
-  const size_t fixed = plan.weights + plan.workspace;
-  size_t room = plan.budget > fixed ? plan.budget - fixed : 0;
+  size_t room = plan.budget > plan.fixed() ? plan.budget - plan.fixed() : 0;
   if (is_cpu && !request.utilization) room = std::min(room, kCpuDefaultKvBytes);
   const int64_t useful = request.max_num_seqs * blocks_for(plan.max_model_len, plan.block_size);
   return std::min(useful, static_cast<int64_t>(room / plan.kv_block));
@@ -39,9 +38,9 @@ int64_t plan_blocks(const MemoryPlan& plan, const MemoryRequest& request, bool i
 
 void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
   const size_t limit = std::min(plan.budget, plan.available);
-  const size_t fixed = plan.weights + plan.workspace;
-  require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ", gib(plan.workspace),
-          " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block), ", but ", gib(limit), " may be used (",
+  const size_t fixed = plan.fixed();
+  require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ",
+          gib(plan.workspace + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block), ", but ", gib(limit), " may be used (",
           gib(plan.available), " of ", gib(plan.total), " are free); a smaller max_num_batched_tokens (", request.max_num_batched_tokens,
           ") or max_num_seqs (", request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
   require(plan.num_blocks >= 1, "kv_cache_memory must hold at least one block of ", plan.kv_block, " bytes, got ",
@@ -84,6 +83,7 @@ MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits
   const std::unique_ptr<Decoder> model = plan_decoder(checkpoint, traits, plan.max_model_len);
   plan.weights = model->weights().bytes;
   plan.workspace = measure_workspace(*model, traits, request, plan.max_model_len) + request.index_bytes;
+  plan.scratch = traits.own_scratch(device.num_threads, checkpoint.config.vocab_size);
   plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
   plan.num_blocks = plan_blocks(plan, request, is_cpu);
   check_room(plan, request);

@@ -32,14 +32,16 @@ struct MemoryPlan {
   size_t budget = 0;              ///< what the engine may use
   size_t weights = 0;             ///< packed matrices, vectors and the rotary table
   size_t workspace = 0;           ///< activations and scratch of the largest step, and its index arrays
+  size_t scratch = 0;             ///< what the backend keeps for itself
   size_t kv_block = 0;            ///< one block over all layers
   int64_t num_blocks = 0;
   int block_size = 0;             ///< tokens
   int64_t max_model_len = 0;      ///< tokens
   double max_concurrency = 0;     ///< requests of max_model_len tokens that fit at once
 
+  size_t fixed() const { return weights + workspace + scratch; }
   size_t kv_cache() const { return kv_block * static_cast<size_t>(num_blocks); }
-  size_t needed() const { return weights + workspace + kv_cache(); }
+  size_t needed() const { return fixed() + kv_cache(); }
 };
 
 /// On the CPU, where neither a share nor a size is given: at most this share of the free memory, and this much for the KV cache.

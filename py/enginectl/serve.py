@@ -80,10 +80,11 @@ def curl_text(url: str, name: str, chat: bool, key: bool) -> str:
     question = "What is the capital of France?"
     if chat:
         path = "chat/completions"
-        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": question}]}
+        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": question}], "max_tokens": 64}
     else:
         path = "completions"
         body = {"model": name, "prompt": "The capital of France is", "max_tokens": 16}
+    body["temperature"] = 0
     data = json.dumps(body).replace("'", "'\\''")
     header = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
     return f"curl {url}/v1/{path} -H 'Content-Type: application/json'{header} \\\n  -d '{data}'"

@@ -111,7 +111,7 @@ class SimModel : public Model {
 };
 
 inline const BackendTraits& sim_traits() {
-  static constexpr BackendTraits kTraits{"sim", DType::f32, nullptr, nullptr, nullptr};
+  static constexpr BackendTraits kTraits{"sim", DType::f32, nullptr, nullptr, nullptr, nullptr};
   return kTraits;
 }
 

@@ -24,6 +24,9 @@ constexpr int kMaxThreads = 1024;
 /// Elements of a row operation that are worth a second thread.
 constexpr int64_t kParallelElements = 16384;
 
+/// Of one thread.
+constexpr size_t kAttentionScratchBytes = static_cast<size_t>(attention_scratch_floats(kAttentionMaxHeadDim)) * sizeof(float);
+
 int thread_count(const CpuOptions& options) {
   require(options.num_threads >= 0 && options.num_threads <= kMaxThreads, "num_threads must be in [0, ", kMaxThreads, "], got ",
           options.num_threads);
@@ -37,6 +40,10 @@ int thread_count(const CpuOptions& options) {
 
 }  // namespace
 
+size_t own_scratch(int num_threads, int64_t vocab_size) {
+  return static_cast<size_t>(num_threads) * (kAttentionScratchBytes + SamplingScratch::row_bytes(vocab_size));
+}
+
 CpuBackend::CpuBackend(const CpuOptions& options)
     : isa_(parse_isa(options.isa)),
       kernels_(kernels(isa_)),
@@ -44,8 +51,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       sampling_kernels_(sampling_kernels(isa_)),
       device_(cpu_device_info(options)),
       pool_(device_.num_threads),
-      attention_scratch_(allocate(static_cast<size_t>(pool_.num_threads()) *
-                                  static_cast<size_t>(attention_scratch_floats(kAttentionMaxHeadDim)) * sizeof(float))) {}
+      attention_scratch_(allocate(static_cast<size_t>(pool_.num_threads()) * kAttentionScratchBytes)) {}
 
 Buffer CpuBackend::allocate(size_t bytes) {
   if (bytes < kMapBytes) {
@@ -150,7 +156,8 @@ void CpuBackend::sample(const Tensor& logits, const SampleBatch& batch, SampleRe
 namespace pagoda {
 
 const BackendTraits& cpu_traits() {
-  static const BackendTraits traits{"cpu", DType::f32, cpu::packed_bytes, cpu::linear_workspace, cpu::attention_workspace};
+  static const BackendTraits traits{"cpu", DType::f32, cpu::packed_bytes, cpu::linear_workspace, cpu::attention_workspace,
+                                    cpu::own_scratch};
   return traits;
 }
 

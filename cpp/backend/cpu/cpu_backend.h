@@ -15,6 +15,9 @@
 
 namespace pagoda::cpu {
 
+/// What the backend keeps for its threads: attention tiles and the sampler's arrays. Pure.
+size_t own_scratch(int num_threads, int64_t vocab_size);
+
 class CpuBackend final : public Backend {
  public:
   /// Throws InvalidArgument for an unknown or unsupported isa or a thread count outside [0, 1024].

@@ -22,8 +22,8 @@ size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, std::spa
 /// out[T, N] = x[T, K] * weight[N, K]^T + bias[N] (or null). f32, rows may be strided; `workspace` is 64-byte aligned.
 ///
 /// Arithmetic: f32 and f16 weights times f32 input. bf16 weights times f32 input, or times input rounded to bf16 where
-/// kernels.rounds_to_bf16. Quantised weights times input quantised to int8 per row and block of 32; the integer products of a
-/// block are exact. Each element is one f32 accumulator over K in order: its bits depend on neither T nor the number of
+/// kernels.rounds_to_bf16. Quantised weights times input quantised to 15 bits per row and block of 32 (QuantBlock); the integer
+/// products of a block are exact. Each element is one f32 accumulator over K in order: its bits depend on neither T nor the number of
 /// threads, and for quantised, f32 and f16 weights avx2 and avx512 agree.
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);

@@ -226,6 +226,12 @@ class RowSampler {
 
 }  // namespace
 
+size_t SamplingScratch::row_bytes(int64_t vocab_size) {
+  constexpr size_t kPerToken = sizeof(float) + sizeof(uint64_t) + sizeof(uint16_t) + sizeof(uint32_t);
+  constexpr size_t kPerBin = sizeof(uint32_t) + sizeof(uint64_t);
+  return static_cast<size_t>(vocab_size) * kPerToken + kNumBins * kPerBin;
+}
+
 void SamplingScratch::prepare(int num_threads, int64_t vocab_size) {
   rows_.resize(static_cast<size_t>(num_threads));
   const auto n = static_cast<size_t>(vocab_size);

@@ -22,6 +22,8 @@ class SamplingScratch {
     std::vector<uint32_t> keys;    ///< members of one bin
     std::vector<uint64_t> best;    ///< heap of the best logits
   };
+  /// Bytes of one thread's arrays.
+  static size_t row_bytes(int64_t vocab_size);
   void prepare(int num_threads, int64_t vocab_size);
   Row& row(int thread) { return rows_[static_cast<size_t>(thread)]; }
 
