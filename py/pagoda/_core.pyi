@@ -9,6 +9,7 @@ class InternalError(RuntimeError): ...
 
 SAMPLING_FIELDS: list[dict[str, Any]]
 ENGINE_FIELDS: list[dict[str, Any]]
+STATS_FIELDS: list[dict[str, str]]
 
 class SamplingParams:
     def __init__(self, **values: Any) -> None: ...

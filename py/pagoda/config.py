@@ -20,6 +20,7 @@ from pagoda import _core
 from pagoda._core import (
     ENGINE_FIELDS,
     SAMPLING_FIELDS,
+    STATS_FIELDS,
     DeviceError,
     EngineOptions,
     InternalError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINE_FIELDS",
     "SAMPLING_FIELDS",
+    "STATS_FIELDS",
     "Config",
     "ConfigError",
     "DeviceError",

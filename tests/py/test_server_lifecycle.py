@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 from fake_client import FakeClient, calling, fake_api, serving
 
+from pagoda.config import STATS_FIELDS
 from pagoda.server.metrics import Counter, Histogram
 from pagoda.server.runner import ServeError, Server
 from pagoda.server.settings import ServerSettings
@@ -313,8 +314,9 @@ def test_the_metrics_page_has_the_engines_and_the_servers_numbers() -> None:
         "# TYPE pagoda_num_running gauge",
         "pagoda_num_running 0",
         "pagoda_kv_cache_usage 0.25",
-        "# TYPE pagoda_num_preemptions counter",
-        "pagoda_num_preemptions 3",
+        "# HELP pagoda_num_preemptions_total how often a sequence lost its blocks to an earlier one",
+        "# TYPE pagoda_num_preemptions_total counter",
+        "pagoda_num_preemptions_total 3",
         f'pagoda_http_requests_total{{route="{PATH}",status="200"}} 1',
         f'pagoda_http_requests_total{{route="{PATH}",status="400"}} 1',
         'pagoda_requests_total{reason="finished"} 1',
@@ -326,6 +328,20 @@ def test_the_metrics_page_has_the_engines_and_the_servers_numbers() -> None:
         "pagoda_inter_token_latency_seconds_count 3",
     ):
         assert line in page.splitlines(), line
+    kinds = dict(line.split()[2:4] for line in page.splitlines() if line.startswith("# TYPE "))
+    helped = {line.split()[2] for line in page.splitlines() if line.startswith("# HELP ")}
+    assert helped == set(kinds)
+    assert {name for name, kind in kinds.items() if kind == "counter"} == {n for n in kinds if n.endswith("_total")}
+
+
+def test_every_number_that_only_grows_is_a_counter() -> None:
+    """Of the engine's numbers, these are the ones that go down as well."""
+    gauges = {"num_running", "num_waiting", "num_kv_blocks", "num_free_blocks", "kv_cache_usage"}
+    gauges |= {"last_step_tokens", "last_step_seconds"}
+    kinds = {row["name"]: row["kind"] for row in STATS_FIELDS}
+    assert {name for name, kind in kinds.items() if kind == "gauge"} == gauges
+    assert {"num_generation_tokens", "num_finished_stop", "num_preemptions", "prefix_cache_hits"} <= kinds.keys()
+    assert all(row["doc"] for row in STATS_FIELDS)
 
 
 def test_histogram_buckets_are_cumulative_and_labels_are_escaped() -> None:

@@ -10,11 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-#: Engine statistics that only grow; every other number is a gauge.
-ENGINE_COUNTERS = frozenset(
-    {"num_preemptions", "prefix_cache_queries", "prefix_cache_hits", "num_steps", "num_finished", "num_aborted"}
-    | {"num_prompt_tokens", "num_generated_tokens", "prompt_tokens", "generation_tokens", "num_requests"}
-)
+from pagoda.config import STATS_FIELDS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -83,12 +79,11 @@ class Metrics:
     def render(self, engine: Mapping[str, int | float], in_flight: int, draining: bool) -> str:
         """The page: the engine's numbers under the prefix `pagoda_`, then the server's."""
         lines: list[str] = []
-        for key, value in sorted(engine.items()):
-            if isinstance(value, (int, float)) and key.isidentifier():
-                kind = "counter" if key in ENGINE_COUNTERS or key.endswith("_total") else "gauge"
-                lines += [f"# TYPE pagoda_{key} {kind}", f"pagoda_{key} {_number(value)}"]
-        for name, gauge in (("http_requests_in_flight", in_flight), ("http_draining", int(draining))):
-            lines += [f"# TYPE pagoda_{name} gauge", f"pagoda_{name} {gauge}"]
+        for row in STATS_FIELDS:
+            if row["name"] in engine:
+                lines += _family(row["name"], row["kind"], row["doc"], engine[row["name"]])
+        lines += _family("http_requests_in_flight", "gauge", "inference requests being answered", in_flight)
+        lines += _family("http_draining", "gauge", "1 while the server shuts down, else 0", int(draining))
         for family in (
             self.http_requests,
             self.requests,
@@ -100,6 +95,12 @@ class Metrics:
         ):
             lines += family.lines()
         return "\n".join(lines) + "\n"
+
+
+def _family(key: str, kind: str, doc: str, value: int | float) -> list[str]:
+    """A family of one number. The name of a counter ends in `_total`, as Prometheus has it."""
+    name = f"pagoda_{key}_total" if kind == "counter" else f"pagoda_{key}"
+    return [f"# HELP {name} {doc}", f"# TYPE {name} {kind}", f"{name} {_number(value)}"]
 
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
