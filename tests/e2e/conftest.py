@@ -10,6 +10,7 @@ import torch
 from e2e.tiny_gguf import save_gguf
 from e2e.tiny_models import TinyModel, make_reference, save
 from e2e.tiny_table import DIRECTORIES, GGUF_FAMILIES
+from text_tokenizers import byte_level, write_directory
 
 from pagoda import models
 
@@ -42,6 +43,15 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
         return made[name, fmt]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model with a byte-level tokenizer and a chat template. It talks nonsense, always the same."""
+    path = tmp_path_factory.mktemp("talking") / "tiny"
+    save(make_reference("llama", vocab_size=byte_level().get_vocab_size()), path)
+    (path / "generation_config.json").unlink(missing_ok=True)
+    return write_directory(path)
 
 
 @pytest.fixture(scope="session")
