@@ -142,7 +142,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 
 /// Whether this build has CUDA kernels (no_cuda.cc says no).
 bool cuda_built();
-/// Throws InvalidArgument "built without CUDA ..." from no_cuda.cc; DeviceError when there is no usable device.
+/// Throws DeviceError when there is no usable device; no_cuda.cc always does.
 std::unique_ptr<Backend> make_cuda_backend(int device_index);
 
 }  // namespace pagoda

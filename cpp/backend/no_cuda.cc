@@ -7,8 +7,8 @@ namespace pagoda {
 bool cuda_built() { return false; }
 
 std::unique_ptr<Backend> make_cuda_backend(int device_index) {
-  throw InvalidArgument(str("device: cuda (index ", device_index,
-                            ") was asked for, but this build has no CUDA kernels; use device: cpu, or build with PAGODA_CUDA=ON"));
+  throw DeviceError(str("device: cuda (index ", device_index,
+                        ") was asked for, but this build has no CUDA kernels; use device: cpu, or build with PAGODA_CUDA=ON"));
 }
 
 }  // namespace pagoda

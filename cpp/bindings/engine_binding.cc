@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <utility>
+
 #include "bindings/bindings.h"
 #include "bindings/field_binding.h"
 #include "engine/startup.h"
@@ -79,15 +81,29 @@ class PyEngine {
     started_.engine.reset();
   }
 
-  void submit(std::string id, std::vector<int32_t> prompt, const Given<SamplingParams>& params,
-              std::vector<std::vector<int32_t>> bad_words) {
-    engine().submit({std::move(id), std::move(prompt), params, std::move(bad_words)});
+  /// Throws InvalidArgument for a prompt that is no list of integers, and what Engine::submit throws.
+  void submit(std::string id, const py::object& prompt, const Given<SamplingParams>& params, std::vector<std::vector<int32_t>> bad_words) {
+    std::vector<int64_t> given;
+    from_python("prompt", prompt, given);
+    engine().submit({std::move(id), token_ids(given), params, std::move(bad_words)});
   }
 
   Engine& engine() { return *started_.engine; }
   const StartedEngine& started() const { return started_; }
 
  private:
+  /// The prompt in the engine's width; what is not a token id in that width is refused here, what is none of this model's later.
+  std::vector<int32_t> token_ids(const std::vector<int64_t>& given) const {
+    std::vector<int32_t> tokens;
+    tokens.reserve(given.size());
+    for (const int64_t token : given) {
+      require(std::in_range<int32_t>(token), "prompt must hold token ids in [0, ", started_.config.vocab_size, "), got ", token,
+              " at position ", tokens.size());
+      tokens.push_back(static_cast<int32_t>(token));
+    }
+    return tokens;
+  }
+
   StartedEngine started_;
 };
 

@@ -120,12 +120,16 @@ class LLM:
             params = SamplingParams()
         if isinstance(params, SamplingParams):
             return [params] * len(batch)
+        if not isinstance(params, Sequence) or not all(isinstance(own, SamplingParams) for own in params):
+            raise InvalidArgument(f"params must be SamplingParams or a list of them, got {type(params).__name__}")
         if len(params) != len(batch):
             raise InvalidArgument(f"params must be one, or one per prompt: got {len(params)} for {len(batch)} prompts")
         return list(params)
 
     def _new_output(self, prompt: Prompt, params: SamplingParams) -> RequestOutput:
         text = prompt if isinstance(prompt, str) else None
+        if isinstance(prompt, bytes) or not isinstance(prompt, Sequence):
+            raise InvalidArgument(f"a prompt must be a text or a list of token ids, got {type(prompt).__name__}")
         ids = self._model.encode(prompt) if isinstance(prompt, str) else list(prompt)
         if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
             raise InvalidArgument("prompt must be a text or a list of token ids")
@@ -136,6 +140,8 @@ class LLM:
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
+    if isinstance(prompts, bytes) or not isinstance(prompts, Sequence):
+        raise InvalidArgument(f"prompts must be a list of texts or of lists of token ids, got {type(prompts).__name__}")
     batch: list[Any] = list(prompts)
     return [batch] if batch and isinstance(batch[0], int) else batch
 
