@@ -25,7 +25,14 @@ def report(error: Exception) -> int:
     if isinstance(error, InternalError):
         raise error
     if isinstance(error, OSError):
-        return fail(str(error), PORT_IN_USE if error.errno == errno.EADDRINUSE else USAGE)
+        return fail(_os_text(error), PORT_IN_USE if error.errno == errno.EADDRINUSE else USAGE)
     if isinstance(error, ValueError):
         return fail(str(error), USAGE)
     raise error
+
+
+def _os_text(error: OSError) -> str:
+    """The system's words with the file they are about, without the error number."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"

@@ -20,6 +20,7 @@ import yaml
 from enginectl.__main__ import COMMANDS, main
 from enginectl.config import render
 from enginectl.console import colours, size_text, styled
+from enginectl.failures import report
 from pagoda.config import ConfigError, DeviceError, InvalidArgument, load_config
 
 PACKAGES = str(Path(importlib.import_module("enginectl").__file__ or "").parents[1])
@@ -131,6 +132,20 @@ def test_what_a_command_raises_becomes_an_exit_code(
     monkeypatch.setitem(sys.modules, "enginectl.doctor", module)
     assert main(["doctor"]) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "text"),
+    [
+        (OSError(errno.EADDRINUSE, "port 1 is in use"), "error: port 1 is in use\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "m.gguf"), "error: m.gguf: No such file\n"),
+    ],
+)
+def test_an_error_of_the_system_is_told_without_its_number(
+    raised: OSError, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(raised)
+    assert capsys.readouterr().err == text
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
