@@ -1,19 +1,27 @@
 // Cross-checks of a model's sizes, before anything is allocated for them.
 #include "model/config.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 
 namespace pagoda {
 namespace {
 
 constexpr int kMaxHeadDim = 256;
-constexpr int64_t kMaxSize = int64_t{1} << 31;
+constexpr int64_t kMaxSize = (int64_t{1} << 31) - 1;  // token ids and positions are int32
 
 void require_size(const char* name, int64_t value, int64_t max) {
   require(value >= 1 && value <= max, "model configuration: ", name, " must be in [1, ", max, "], got ", value);
 }
 
 }  // namespace
+
+void ModelConfig::add_eos_token(const char* key, int64_t token) {
+  require(token >= 0 && token < vocab_size, key, " must be in [0, ", vocab_size, "), got ", token);
+  const auto id = static_cast<int32_t>(token);
+  if (std::find(eos_tokens.begin(), eos_tokens.end(), id) == eos_tokens.end()) eos_tokens.push_back(id);
+}
 
 void ModelConfig::validate() const {
   require_size("vocab_size", vocab_size, kMaxSize);

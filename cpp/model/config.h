@@ -45,6 +45,10 @@ struct ModelConfig {
   bool rope_rows_interleaved = false;   ///< the file stores q and k rows in pairs (GGUF llama); the loader reorders them
   std::vector<int32_t> eos_tokens;
 
+  /// Adds an end-of-sequence token unless it is known. Throws InvalidArgument naming `key`, as the file calls it, for a token outside the
+  /// vocabulary: samplers write to its logit without another check.
+  void add_eos_token(const char* key, int64_t token);
+
   /// Throws InvalidArgument naming both sides of a mismatch ("hidden_size 576 / num_attention_heads 7 ...") or a value out of range.
   void validate() const;
 };

@@ -1,8 +1,8 @@
 // GGUF metadata to ModelConfig. Keys begin with the architecture's name: `llama.block_count`.
 #include "model/gguf_config.h"
 
-#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/check.h"
 #include "io/dequantise.h"
@@ -10,6 +10,8 @@
 
 namespace pagoda {
 namespace {
+
+constexpr int64_t kNoToken = 0xffffffff;  // -1 in GGUF's unsigned 32 bits
 
 /// The file's metadata under one architecture's prefix.
 struct Keys {
@@ -19,13 +21,21 @@ struct Keys {
   std::string full(const char* key) const { return prefix + "." + key; }
   int64_t get_int(const char* key) const { return file.get_int(full(key)); }
   int64_t get_int(const char* key, int64_t fallback) const { return file.get_int(full(key), fallback); }
+  /// A value that the engine keeps in 32 bits.
+  int get_small(const char* key) const { return fitting(key, get_int(key)); }
+  int get_small(const char* key, int64_t fallback) const { return fitting(key, get_int(key, fallback)); }
   double get_double(const char* key, double fallback) const { return file.get_double(full(key), fallback); }
   std::string_view get_string(const char* key, std::string_view fallback) const { return file.get_string(full(key), fallback); }
+
+  int fitting(const char* key, int64_t value) const {
+    require(std::in_range<int>(value), file.describe(), ": ", full(key), " must fit in 32 bits, got ", value);
+    return static_cast<int>(value);
+  }
 };
 
 void read_rope(const Keys& keys, RopeConfig& rope, int head_dim) {
   rope.theta = keys.get_double("rope.freq_base", 10000);
-  rope.rotary_dim = static_cast<int>(keys.get_int("rope.dimension_count", head_dim));
+  rope.rotary_dim = keys.get_small("rope.dimension_count", head_dim);
   const std::string_view type = keys.get_string("rope.scaling.type", "none");
   if (type == "linear") {
     rope.scaling = RopeScaling::linear;
@@ -40,13 +50,12 @@ void read_rope(const Keys& keys, RopeConfig& rope, int head_dim) {
   }
 }
 
-std::vector<int32_t> read_end_tokens(const GgufFile& file) {
-  std::vector<int32_t> tokens;
+/// -1 stands for none, as some converters write it.
+void add_end_tokens(const GgufFile& file, ModelConfig& config) {
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
-    const auto token = static_cast<int32_t>(file.get_int(key, -1));
-    if (token >= 0 && std::find(tokens.begin(), tokens.end(), token) == tokens.end()) tokens.push_back(token);
+    const int64_t token = file.get_int(key, -1);
+    if (token != -1 && token != kNoToken) config.add_eos_token(key, token);
   }
-  return tokens;
 }
 
 }  // namespace
@@ -61,19 +70,19 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.vocab_size = embedding->shape[0];
   config.hidden_size = keys.get_int("embedding_length");
   config.intermediate_size = keys.get_int("feed_forward_length");
-  config.num_layers = static_cast<int>(keys.get_int("block_count"));
-  config.num_heads = static_cast<int>(keys.get_int("attention.head_count"));
-  config.kv_heads = static_cast<int>(keys.get_int("attention.head_count_kv", config.num_heads));
+  config.num_layers = keys.get_small("block_count");
+  config.num_heads = keys.get_small("attention.head_count");
+  config.kv_heads = keys.get_small("attention.head_count_kv", config.num_heads);
   require(config.num_heads >= 1 && config.num_layers >= 1 && config.num_layers <= 4096, file.describe(),
           ": attention.head_count must be >= 1 and block_count in [1, 4096], got ", config.num_heads, " and ", config.num_layers);
-  config.head_dim = static_cast<int>(keys.get_int("attention.key_length", config.hidden_size / config.num_heads));
+  config.head_dim = keys.get_small("attention.key_length", config.hidden_size / config.num_heads);
   require(keys.get_int("attention.value_length", config.head_dim) == config.head_dim, file.describe(),
           ": attention.value_length differs from the key length ", config.head_dim, ", which is not supported");
   config.max_context = keys.get_int("context_length");
   config.norm_eps = static_cast<float>(keys.get_double("attention.layer_norm_rms_epsilon", 1e-6));
   config.tied_embeddings = !file.find("output.weight");
-  config.windows.assign(static_cast<size_t>(config.num_layers), static_cast<int>(keys.get_int("attention.sliding_window", 0)));
-  config.eos_tokens = read_end_tokens(file);
+  config.windows.assign(static_cast<size_t>(config.num_layers), keys.get_small("attention.sliding_window", 0));
+  add_end_tokens(file, config);
   read_rope(keys, config.rope, config.head_dim);
   architecture.adjust_gguf(config);
   config.validate();

@@ -1,6 +1,8 @@
 // config.json to ModelConfig: what all families share here, the rest in model/arch.
 #include "model/hf_config.h"
 
+#include <utility>
+
 #include "core/check.h"
 #include "model/registry.h"
 
@@ -40,7 +42,16 @@ const std::string& architecture_name(const Json& json) {
   return names->items()[0].as_string();
 }
 
+int fitting(std::string_view key, int64_t value) {
+  require(std::in_range<int>(value), "config.json: ", key, " must fit in 32 bits, got ", value);
+  return static_cast<int>(value);
+}
+
 }  // namespace
+
+int read_int(const Json& json, std::string_view key) { return fitting(key, json.get_int(key)); }
+
+int read_int(const Json& json, std::string_view key, int64_t fallback) { return fitting(key, json.get_int(key, fallback)); }
 
 Activation parse_activation(std::string_view name) {
   if (name == "silu" || name == "swish") return Activation::silu;
@@ -49,13 +60,12 @@ Activation parse_activation(std::string_view name) {
   throw InvalidArgument(str("config.json: hidden_act '", name, "' is not supported; supported are silu, gelu, gelu_pytorch_tanh"));
 }
 
-std::vector<int32_t> read_eos_tokens(const Json& json) {
+void add_eos_tokens(const Json& json, const char* file, ModelConfig& config) {
+  const std::string key = str(file, ": eos_token_id");
   const Json* ids = json.find("eos_token_id");
-  if (!ids || ids->is_null()) return {};
-  if (!ids->is_array()) return {static_cast<int32_t>(ids->as_int())};
-  std::vector<int32_t> tokens;
-  for (const Json& id : ids->items()) tokens.push_back(static_cast<int32_t>(id.as_int()));
-  return tokens;
+  if (!ids || ids->is_null()) return;
+  if (!ids->is_array()) return config.add_eos_token(key.c_str(), ids->as_int());
+  for (const Json& id : ids->items()) config.add_eos_token(key.c_str(), id.as_int());
 }
 
 ModelConfig read_hf_config(const Json& json) {
@@ -65,9 +75,9 @@ ModelConfig read_hf_config(const Json& json) {
   config.vocab_size = json.get_int("vocab_size");
   config.hidden_size = json.get_int("hidden_size");
   config.intermediate_size = json.get_int("intermediate_size");
-  config.num_layers = static_cast<int>(json.get_int("num_hidden_layers"));
-  config.num_heads = static_cast<int>(json.get_int("num_attention_heads"));
-  config.kv_heads = static_cast<int>(json.get_int("num_key_value_heads", config.num_heads));
+  config.num_layers = read_int(json, "num_hidden_layers");
+  config.num_heads = read_int(json, "num_attention_heads");
+  config.kv_heads = read_int(json, "num_key_value_heads", config.num_heads);
   require(config.num_heads >= 1 && config.num_layers >= 1 && config.num_layers <= 4096,
           "config.json: num_attention_heads must be >= 1 and num_hidden_layers in [1, 4096], got ", config.num_heads, " and ",
           config.num_layers);
@@ -75,13 +85,13 @@ ModelConfig read_hf_config(const Json& json) {
   const bool has_head_dim = head_dim && !head_dim->is_null();
   require(has_head_dim || config.hidden_size % config.num_heads == 0, "config.json: hidden_size ", config.hidden_size,
           " is not a multiple of num_attention_heads ", config.num_heads, " and there is no head_dim");
-  config.head_dim = has_head_dim ? static_cast<int>(head_dim->as_int()) : static_cast<int>(config.hidden_size / config.num_heads);
+  config.head_dim = read_int(json, "head_dim", config.hidden_size / config.num_heads);
   config.max_context = json.get_int("max_position_embeddings");
   config.norm_eps = static_cast<float>(json.get_double("rms_norm_eps", 1e-6));
   config.activation = parse_activation(json.get_string("hidden_act", "silu"));
   config.tied_embeddings = json.get_bool("tie_word_embeddings", false);
   config.windows.assign(static_cast<size_t>(config.num_layers), 0);
-  config.eos_tokens = read_eos_tokens(json);
+  add_eos_tokens(json, "config.json", config);
   read_rope(json, config.rope);
   config.rope.rotary_dim = config.head_dim;
   architecture.adjust_hf(json, config);

@@ -1,7 +1,6 @@
 // Loading in two passes over the same description: `plan` counts bytes, `load` packs. Both see the same parts, so the plan is exact.
 #include "model/loader.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -41,12 +40,9 @@ Json read_json(const fs::path& path) {
   return Json::parse(read_text(path), options);
 }
 
-void add_generation_eos(const fs::path& directory, std::vector<int32_t>& tokens) {
+void add_generation_eos(const fs::path& directory, ModelConfig& config) {
   const fs::path path = directory / "generation_config.json";
-  if (!fs::exists(path)) return;
-  for (int32_t token : read_eos_tokens(read_json(path))) {
-    if (std::find(tokens.begin(), tokens.end(), token) == tokens.end()) tokens.push_back(token);
-  }
+  if (fs::exists(path)) add_eos_tokens(read_json(path), "generation_config.json", config);
 }
 
 /// Rows of a head stored as interleaved pairs (0, h/2, 1, h/2 + 1, ...) back in half-split order.
@@ -209,7 +205,7 @@ Checkpoint open_checkpoint(const std::string& path) {
   const fs::path config = fs::path(path) / "config.json";
   require(fs::exists(config), path, ": config.json is missing; a model directory holds config.json and safetensors files");
   checkpoint.config = read_hf_config(read_json(config));
-  add_generation_eos(path, checkpoint.config.eos_tokens);
+  add_generation_eos(path, checkpoint.config);
   checkpoint.source = open_safetensors(path);
   return checkpoint;
 }

@@ -47,6 +47,10 @@ def rope(**values: Any) -> Edit:
     return lambda config: config.update(rope_parameters=values)
 
 
+def window_beyond_32_bits(config: dict[str, Any]) -> None:
+    config.update(architectures=["MistralForCausalLM"], sliding_window=2**32 + 24)
+
+
 CONFIG_FAULTS: dict[str, tuple[Edit, list[str]]] = {
     "unknown architecture": (
         set_to(architectures=["FalconForCausalLM"]),
@@ -79,6 +83,12 @@ CONFIG_FAULTS: dict[str, tuple[Edit, list[str]]] = {
     "rope without factor": (rope(rope_type="linear", rope_theta=1e4), ["factor"]),
     "rope factor 0": (rope(rope_type="linear", factor=0.0, rope_theta=1e4), ["factor", "0"]),
     "rope theta 0": (rope(rope_type="default", rope_theta=0.0), ["rope_theta", "0"]),
+    "heads beyond 32 bits": (set_to(num_attention_heads=2**32 + 4), ["num_attention_heads", "4294967300"]),
+    "layers beyond 32 bits": (set_to(num_hidden_layers=2**32 + 2), ["num_hidden_layers", "4294967298"]),
+    "window beyond 32 bits": (window_beyond_32_bits, ["sliding_window", "4294967320"]),
+    "end token beyond 32 bits": (set_to(eos_token_id=2**32 + 2), ["eos_token_id", "4294967298"]),
+    "end token outside the vocabulary": (set_to(eos_token_id=[2, 320]), ["eos_token_id", "[0, 320)", "320"]),
+    "negative end token": (set_to(eos_token_id=-1), ["eos_token_id", "[0, 320)", "-1"]),
     "unknown activation": (set_to(hidden_act="relu"), ["'relu'", "silu"]),
 }
 
@@ -93,6 +103,14 @@ def test_a_configuration_that_does_not_fit_is_refused_with_both_sides(
     message = message_of(path)
     for part in expected:
         assert part in message
+
+
+def test_an_end_token_of_the_generation_config_outside_the_vocabulary_is_refused(copied: Callable[[str], Path]) -> None:
+    path = copied("llama")
+    edit_json(path / "generation_config.json", set_to(eos_token_id=[2, 99999]))
+    message = message_of(path)
+    assert "generation_config.json: eos_token_id" in message
+    assert "99999" in message
 
 
 def test_a_missing_tensor_is_named(copied: Callable[[str], Path]) -> None:

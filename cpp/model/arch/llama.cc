@@ -1,5 +1,6 @@
 // Llama 1-3.x, SmolLM2 (a Llama by architecture) and Mistral.
 #include "model/arch/arch.h"
+#include "model/hf_config.h"
 
 namespace pagoda::arch {
 
@@ -12,8 +13,7 @@ void llama_hf(const Json& json, ModelConfig& config) {
 void llama_gguf(ModelConfig& config) { config.rope_rows_interleaved = true; }
 
 void mistral_hf(const Json& json, ModelConfig& config) {
-  const int64_t window = json.get_int("sliding_window", 0);
-  config.windows.assign(config.windows.size(), static_cast<int>(window));
+  config.windows.assign(config.windows.size(), read_int(json, "sliding_window", 0));
 }
 
 }  // namespace pagoda::arch

@@ -1,6 +1,7 @@
 // Qwen2 and Qwen2.5 (bias on q, k and v) and Qwen3 (normed q and k heads).
 #include "core/check.h"
 #include "model/arch/arch.h"
+#include "model/hf_config.h"
 
 namespace pagoda::arch {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 /// Windows apply to layers that `layer_types` calls sliding, or, in older files, to layers from max_window_layers on.
 void read_windows(const Json& json, ModelConfig& config) {
   if (!json.get_bool("use_sliding_window", false)) return;
-  const auto window = static_cast<int>(json.get_int("sliding_window", 0));
+  const int window = read_int(json, "sliding_window", 0);
   const Json* types = json.find("layer_types");
   const bool typed = types && types->is_array();
   require(!typed || types->items().size() == config.windows.size(), "config.json: layer_types has ", typed ? types->items().size() : 0,
