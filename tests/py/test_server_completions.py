@@ -192,7 +192,7 @@ def test_a_stream_puts_together_to_the_whole_answer(extra: dict[str, Any]) -> No
         endings = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index and c["finish_reason"]]
         assert [(end["finish_reason"], end["seed"]) for end in endings] == [(choice["finish_reason"], choice["seed"])]
         if choice["logprobs"] is not None:
-            for field in ("tokens", "token_logprobs", "top_logprobs"):
+            for field in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
                 assert joined(chunks, index, field) == choice["logprobs"][field]
 
 

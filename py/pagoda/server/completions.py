@@ -143,7 +143,7 @@ class CompletionFormat:
             ids, entries = self.answer.prompts[choice.prompt], self.answer.prompt_logprobs.get(choice.prompt)
             if entries is not None:
                 logprobs = lp.completion_lists(ids, entries, 0, self._tokenizer)
-        choice.offset = len(text)
+                choice.offset = sum(len(token) for token in logprobs["tokens"])
         return {"text": text, "logprobs": logprobs} | self._prompt_logprobs(choice.prompt)
 
     def _event_piece(self, choice: Choice, event: TokenEvent) -> dict[str, Any]:
