@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import time
 from typing import Any
 
+import pytest
 from fake_client import FakeClient, calling, serving
 
 from pagoda.server.runner import Server
@@ -94,6 +96,23 @@ def test_broken_requests_get_a_json_400_and_the_connection_is_closed() -> None:
             await still_serves(server)
 
     asyncio.run(run())
+
+
+def test_the_log_of_a_broken_request_shows_nothing_of_its_headers(caplog: pytest.LogCaptureFixture) -> None:
+    heads = (b"Authorization: Bearer canary\0\r\n", b"X: " + b"canary" * 2000 + b"\r\n", b"canary\r\n", b"ca nary: x\r\n")
+
+    async def run() -> None:
+        async with serving() as (server, _):
+            for head in heads:
+                assert status_of(await exchange(server, completion(head=head))) == 400
+            assert status_of(await exchange(server, b"GET /canary HTTP/canary\r\n\r\n")) == 400
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+    records = [record.getMessage() for record in caplog.records if record.name == "pagoda.server.connection"]
+    assert len(records) == len(heads) + 1
+    assert "ca" + "nary" not in " ".join(records), records
+    assert all(record.startswith("a request was not valid HTTP: ") for record in records)
 
 
 def test_a_broken_chunked_body_is_a_400() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _SEND_BUFFER_BYTES = 128 * 1024
 _LINGER_S = 2.0
+_QUOTATION = re.compile(r"[^A-Za-z0-9 ,'-]|\B'|'\B|\bb'|when reading")
 _BUSY_BODY = (
     b'{"error": {"message": "The server has too many open connections.", '
     b'"type": "service_unavailable_error", "param": null, "code": "too_many_connections"}}'
@@ -114,10 +116,15 @@ class Connection(RequestHandler):
             logger.error("a request failed outside its handler", exc_info=exc)
             error = ApiError(status, "The server failed on this request.", code="internal_error", close=True)
         else:
-            logger.info("a request was not valid HTTP: %s", ascii(message or "")[:200])
+            logger.info("a request was not valid HTTP: %s", _fault(message or ""))
             error = ApiError(status, "The request is not valid HTTP.", code="invalid_http", close=True)
         error.headers |= security.HEADERS
         return error.response("none")
+
+
+def _fault(message: str) -> str:
+    """What aiohttp says is wrong, without what it quotes: headers hold keys, and a log must not."""
+    return _QUOTATION.split(message, maxsplit=1)[0].strip()[:80] or "malformed"
 
 
 def _tune(transport: asyncio.BaseTransport, write_timeout_s: float) -> None:
