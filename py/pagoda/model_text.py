@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pagoda.chat_template import ChatTemplate
+from pagoda.config import SamplingParams
 from pagoda.models import ModelFiles
 from pagoda.tokenizer import Tokenizer
 
@@ -51,7 +52,7 @@ def load_model_text(
 def generation_defaults(directory: Path) -> dict[str, Any]:
     """The sampling parameters that a directory's generation_config.json sets; {} without one.
 
-    `do_sample: false` asks for greedy decoding: temperature 0.
+    `do_sample: false` asks for greedy decoding: temperature 0. Raises ValueError naming the file and the field.
     """
     path = directory / "generation_config.json"
     if not path.is_file():
@@ -65,6 +66,10 @@ def generation_defaults(directory: Path) -> dict[str, Any]:
     defaults = {name: content[name] for name in _SAMPLING_DEFAULTS if content.get(name) is not None}
     if content.get("do_sample") is False:
         defaults["temperature"] = 0
+    try:
+        SamplingParams(**defaults)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return defaults
 
 
