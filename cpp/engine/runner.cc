@@ -6,6 +6,14 @@
 #include "core/check.h"
 
 namespace pagoda {
+namespace {
+
+/// Whether the request itself can have ruled out every token.
+bool restricts_tokens(const SamplingParams& params) {
+  return !params.allowed_token_ids.empty() || !params.logit_bias.empty() || !params.bad_words.empty() || params.min_tokens > 0;
+}
+
+}  // namespace
 
 Runner::Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens,
                AddSampleRow add_row)
@@ -50,7 +58,10 @@ void Runner::take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& r
     result.prompt_logprobs.push_back(logprobs_of(row));
   }
   if (!planned.wants_token) return;
-  if (sampled_.rows[row].invalid) complain(planned.end - 1);
+  if (sampled_.rows[row].invalid && result.error.empty()) {
+    complain(planned.end - 1);
+    if (restricts_tokens(planned.seq->params())) result.error += ", or the request's restrictions leave no token to choose";
+  }
   result.token = sampled_.rows[row].token;
   if (planned.seq->params().logprobs) result.logprobs = logprobs_of(row);
   ++row;

@@ -45,8 +45,12 @@ struct StatField {
 
 constexpr auto Stats::fields() {
   using S = Stats;
-  const auto counter = [](const char* name, auto member, const char* doc) { return StatField{name, member, StatKind::counter, doc}; };
-  const auto gauge = [](const char* name, auto member, const char* doc) { return StatField{name, member, StatKind::gauge, doc}; };
+  const auto counter = [](const char* name, auto member, const char* doc) {
+    return StatField{name, member, StatKind::counter, doc};
+  };
+  const auto gauge = [](const char* name, auto member, const char* doc) {
+    return StatField{name, member, StatKind::gauge, doc};
+  };
   return std::tuple{
       gauge("num_running", &S::num_running, "sequences that hold KV blocks"),
       gauge("num_waiting", &S::num_waiting, "sequences that wait for their turn, preempted ones included"),

@@ -309,6 +309,17 @@ TEST(Scheduler, a_row_without_usable_logits_ends_only_its_own_sequence) {
   EXPECT_EQ(engine.stats().num_finished_error, 1);
 }
 
+TEST(Scheduler, a_request_that_rules_out_every_token_ends_with_an_error_that_says_so) {
+  SimEngine engine(SimOptions{});
+  Request request = make_request("a", make_prompt(5, 1), 5);
+  request.params.allowed_token_ids = {7};
+  request.params.logit_bias = {{7, -100}};
+  engine.add(request);
+  engine.run();
+  EXPECT_EQ(engine.of("a").finish, FinishReason::error);
+  EXPECT_NE(engine.of("a").error.find("restrictions leave no token"), std::string::npos) << engine.of("a").error;
+}
+
 TEST(Scheduler, an_exception_in_making_a_sampling_row_ends_only_its_own_sequence) {
   SimOptions options;
   options.add_row = [](SampleBatch& batch, const SampleSource& source) {
