@@ -99,7 +99,8 @@ def test_broken_requests_get_a_json_400_and_the_connection_is_closed() -> None:
 
 
 def test_the_log_of_a_broken_request_shows_nothing_of_its_headers(caplog: pytest.LogCaptureFixture) -> None:
-    heads = (b"Authorization: Bearer canary\0\r\n", b"X: " + b"canary" * 2000 + b"\r\n", b"canary\r\n", b"ca nary: x\r\n")
+    secret = b"Authorization: Bearer canary"
+    heads = (secret + b"\0\r\n", secret * 400 + b"\r\n", b"canary\r\n", b"ca nary: x\r\n")
 
     async def run() -> None:
         async with serving() as (server, _):
@@ -111,7 +112,7 @@ def test_the_log_of_a_broken_request_shows_nothing_of_its_headers(caplog: pytest
         asyncio.run(run())
     records = [record.getMessage() for record in caplog.records if record.name == "pagoda.server.connection"]
     assert len(records) == len(heads) + 1
-    assert "ca" + "nary" not in " ".join(records), records
+    assert "nary" not in " ".join(records), records
     assert all(record.startswith("a request was not valid HTTP: ") for record in records)
 
 
