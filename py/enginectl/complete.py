@@ -18,60 +18,11 @@ from typing import Any
 from enginectl.console import fail, styled
 from enginectl.flags import add_config_flags, read_config
 from enginectl.session import open_client, sampling_params
-from pagoda.client import EngineClient, Logprob, TokenEvent
+from pagoda.client import EngineClient, Logprob
 from pagoda.config import ConfigError, SamplingParams
+from pagoda.outputs import CompletionOutput, RequestOutput
 
 _LOWEST_LOGPROB = -9999.0  # JSON has no -inf
-
-
-@dataclasses.dataclass(slots=True)
-class Choice:
-    """One continuation, growing event by event."""
-
-    index: int
-    text: str = ""
-    token_ids: list[int] = dataclasses.field(default_factory=list)
-    logprobs: list[dict[str, Any]] | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    seed: int | None = None
-    error: str | None = None
-
-    def add(self, event: TokenEvent) -> None:
-        """Appends what one engine step produced."""
-        self.text += event.text
-        self.token_ids += event.token_ids
-        if event.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *map(_logprobs, event.logprobs)]
-        self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
-        self.seed, self.error = event.seed, event.error
-
-
-@dataclasses.dataclass(slots=True)
-class Completion:
-    """A whole result, in the shape that `--json` prints."""
-
-    model: str
-    prompt: str | None
-    prompt_token_ids: list[int]
-    choices: list[Choice]
-    prompt_logprobs: list[dict[str, Any] | None] | None = None
-    num_cached_tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Tokens of all choices."""
-        return sum(len(choice.token_ids) for choice in self.choices)
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        usage = {
-            "prompt_tokens": len(self.prompt_token_ids),
-            "completion_tokens": self.num_output_tokens,
-            "cached_tokens": self.num_cached_tokens,
-        }
-        return json.dumps({**dataclasses.asdict(self), "usage": usage}, ensure_ascii=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,49 +43,66 @@ def run(args: argparse.Namespace) -> int:
         params = sampling_params(client, config)
         token_ids = _encode(client, prompt)
         live = not args.json and params.n == 1
+        start = time.monotonic()
         result = runner.run(_generate(client, prompt, token_ids, params, live))
+        seconds = time.monotonic() - start
     if args.json:
-        print(result.to_json())
+        print(_json(client.model_name, result, seconds))
     else:
-        _print_rest(result, live)
-    errors = [choice.error or "unknown error" for choice in result.choices if choice.finish_reason == "error"]
+        _print_rest(result, seconds, live)
+    errors = [choice.error or "unknown error" for choice in result.outputs if choice.finish_reason == "error"]
     return fail(f"generation failed: {errors[0]}", 1) if errors else 0
 
 
 async def _generate(
     client: EngineClient, prompt: str, token_ids: list[int], params: SamplingParams, live: bool
-) -> Completion:
+) -> RequestOutput:
     """Runs the request to its end; with `live` its text is printed as it comes."""
     given = prompt if client.tokenizer is not None else None
-    result = Completion(client.model_name, given, token_ids, [Choice(index) for index in range(params.n)])
-    start = time.monotonic()
+    result = RequestOutput("complete", given, token_ids, [CompletionOutput(index) for index in range(params.n)])
     async with contextlib.aclosing(client.generate(token_ids, params)) as events:
         async for event in events:
-            if event.prompt_logprobs is not None:
-                result.prompt_logprobs = [
-                    None if entry is None else _logprobs(entry) for entry in event.prompt_logprobs
-                ]
-            result.num_cached_tokens = max(result.num_cached_tokens, event.num_cached_tokens)
-            result.choices[event.index].add(event)
+            result.add(event)
             if live:
                 shown = (
                     event.text if client.tokenizer is not None else "".join(f"{token} " for token in event.token_ids)
                 )
                 print(shown, end="", flush=True)
-    result.seconds = time.monotonic() - start
     return result
 
 
-def _print_rest(result: Completion, live: bool) -> None:
+def _num_tokens(result: RequestOutput) -> int:
+    """Output tokens of all choices."""
+    return sum(len(choice.token_ids) for choice in result.outputs)
+
+
+def _json(model: str, result: RequestOutput, seconds: float) -> str:
+    """The whole result as one line of JSON."""
+    content = dataclasses.asdict(result)
+    del content["request_id"]
+    content["choices"] = content.pop("outputs")
+    for choice, output in zip(content["choices"], result.outputs, strict=True):
+        choice["logprobs"] = None if output.logprobs is None else [_logprobs(entry) for entry in output.logprobs]
+    if result.prompt_logprobs is not None:
+        content["prompt_logprobs"] = [entry and _logprobs(entry) for entry in result.prompt_logprobs]
+    usage = {
+        "prompt_tokens": len(result.prompt_token_ids),
+        "completion_tokens": _num_tokens(result),
+        "cached_tokens": result.num_cached_tokens,
+    }
+    return json.dumps({"model": model, **content, "seconds": seconds, "usage": usage}, ensure_ascii=False)
+
+
+def _print_rest(result: RequestOutput, seconds: float, live: bool) -> None:
     """Ends the streamed line, or prints the choices that were not streamed; then the speed, where a person sees it."""
     if live:
         print()
     else:
-        for choice in result.choices:
+        for choice in result.outputs:
             print(f"[{choice.index}] {choice.text or ' '.join(map(str, choice.token_ids))}")
     if sys.stderr.isatty():
-        speed = result.num_output_tokens / max(result.seconds, 1e-9)
-        summary = f"{result.num_output_tokens} tokens, {speed:.1f} tokens/s, {result.choices[0].finish_reason}"
+        count = _num_tokens(result)
+        summary = f"{count} tokens, {count / max(seconds, 1e-9):.1f} tokens/s, {result.outputs[0].finish_reason}"
         print(styled(summary, "dim", sys.stderr), file=sys.stderr)
 
 
