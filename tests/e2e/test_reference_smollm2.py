@@ -137,12 +137,12 @@ def test_its_logprobs_stay_near_the_dequantised_reference(llm: LLM, peer: Peer) 
     assert 180 <= len(prompt) <= 260
     theirs = chosen(reference_logprobs(peer.model, prompt), prompt)
     difference = (prompt_logprobs(llm, prompt) - theirs).abs()
-    assert difference.mean() < 0.05
-    assert difference.max() < 0.5
+    assert difference.mean() < 0.02
+    assert difference.max() < 0.2
 
 
 def test_it_continues_greedily_as_the_reference_does(llm: LLM, peer: Peer) -> None:
-    """Where the reference is sure of itself 8-bit activations change no token."""
+    """Where the reference is sure of itself, a bf16 KV cache changes no token."""
     prompt = llm.get_tokenizer().encode("1, 2, 3, 4, 5, 6, 7, 8, 9,")
     params = SamplingParams(temperature=0, max_tokens=12)
     ours = llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids
