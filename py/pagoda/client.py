@@ -7,6 +7,7 @@ event loops of their requests.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import sys
 import threading
@@ -85,6 +86,8 @@ class EngineClient:
         self.default_params = model.default_params
         self._pump = threading.Thread(target=self._run_pump, name="pagoda-pump", daemon=True)
         self._pump.start()
+        # A thread that comes back from the engine while the interpreter is torn down would bring the process down.
+        atexit.register(self.close)
 
     @classmethod
     def create(cls, config: Config) -> EngineClient:
@@ -187,10 +190,11 @@ class EngineClient:
         return bool(self._engine.healthy())
 
     def close(self) -> None:
-        """Stops the engine; live requests end with DeviceError. Idempotent."""
+        """Stops the engine; live requests end with DeviceError. Idempotent; at the latest the program's end does it."""
         if self._closing:
             return
         self._closing = True
+        atexit.unregister(self.close)
         self._model.close()
         self._pump.join()
         self._fail("the engine was stopped")
