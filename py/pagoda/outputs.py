@@ -45,6 +45,7 @@ class RequestOutput:
     """One prompt with its n continuations.
 
     `prompt` is None for a prompt of token ids. `prompt_logprobs` has one entry per prompt token, None for the first.
+    `num_cached_tokens` are those found in the prefix cache when choice 0 started; the others share what it computes.
     """
 
     request_id: str
@@ -62,6 +63,7 @@ class RequestOutput:
     def add(self, event: TokenEvent) -> None:
         """Takes one step's part of one continuation."""
         self.outputs[event.index].add(event)
-        self.num_cached_tokens = max(self.num_cached_tokens, event.num_cached_tokens)
+        if event.index == 0:
+            self.num_cached_tokens = event.num_cached_tokens
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = event.prompt_logprobs

@@ -71,11 +71,15 @@ class Answer:
             choice.seed = event.seed
         if event.prompt_logprobs is not None:
             self.prompt_logprobs[prompt] = event.prompt_logprobs
-        self._cached[prompt] = max(self._cached[prompt], event.num_cached_tokens)
+        if event.index == 0:
+            self._cached[prompt] = event.num_cached_tokens
         return choice
 
     def usage(self) -> dict[str, Any]:
-        """The `usage` object; each prompt counts once, whatever n is."""
+        """The `usage` object; each prompt counts once, whatever n is.
+
+        Choice 0 starts first, so its cached tokens are those of the prompt; the others share what it computes.
+        """
         num_prompt = sum(len(prompt) for prompt in self.prompts)
         num_completion = sum(len(choice.token_ids) for choice in self.choices)
         return {
