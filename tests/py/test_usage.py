@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pagoda.generation import TokenEvent
 from pagoda.outputs import CompletionOutput, RequestOutput
+from pagoda.server.events import abort_event
 from pagoda.server.generation import Answer
 
 
@@ -27,4 +28,5 @@ def test_what_was_cached_before_is_counted_once_for_each_prompt() -> None:
     for prompt in (0, 1):
         for choice in (0, 1):
             answer.add(prompt, event(choice, 32), keep_logprobs=True)
+            answer.add(prompt, abort_event(choice), keep_logprobs=True)
     assert answer.usage()["prompt_tokens_details"] == {"cached_tokens": 64}

@@ -92,7 +92,7 @@ class EventStream:
             elif item is _ABORTED:
                 for prompt, choice in sorted(self._unfinished):
                     self._state.metrics.finished.add("abort")
-                    yield prompt, _abort_event(choice)
+                    yield prompt, abort_event(choice)
                 return
             elif isinstance(item, BaseException):
                 raise self._api_error(item)
@@ -164,7 +164,8 @@ class EventStream:
         return known
 
 
-def _abort_event(choice: int) -> TokenEvent:
+def abort_event(choice: int) -> TokenEvent:
+    """The last event of a choice that the server itself ends; it knows nothing of what came before."""
     return TokenEvent(
         index=choice,
         text="",

@@ -72,7 +72,7 @@ class Answer:
         if event.prompt_logprobs is not None:
             self.prompt_logprobs[prompt] = event.prompt_logprobs
         if event.index == 0:
-            self._cached[prompt] = event.num_cached_tokens
+            self._cached[prompt] = max(self._cached[prompt], event.num_cached_tokens)
         return choice
 
     def usage(self) -> dict[str, Any]:
