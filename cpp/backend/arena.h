@@ -1,5 +1,6 @@
 // Scratch memory of one step: a bump allocator over one planned buffer, given back in scopes.
-// Owned by the runner; used through Ops. Without a buffer it only measures, which is how the memory plan finds the workspace size.
+// Owned by the runner; used through Ops. Without a buffer it only measures, which is how the memory plan finds the workspace
+// size.
 #pragma once
 
 #include <algorithm>

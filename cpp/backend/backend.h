@@ -25,7 +25,8 @@ struct KvLayout {
   int head_dim = 0;
 
   size_t block_bytes() const {
-    return size_t{2} * static_cast<size_t>(kv_heads) * static_cast<size_t>(block_size) * static_cast<size_t>(head_dim) * dtype_bytes(dtype);
+    return size_t{2} * static_cast<size_t>(kv_heads) * static_cast<size_t>(block_size) * static_cast<size_t>(head_dim) *
+           dtype_bytes(dtype);
   }
 };
 
@@ -37,16 +38,16 @@ struct KvLayer {
 
 enum class Activation : uint8_t { silu, gelu_tanh, gelu };
 
-/// Prepares one layer's fused projection: optional per-head RMS norm of q and k, rotary embedding (half-split pairs i, i + rotary_dim/2),
-/// then stores k and v in the cache.
+/// Prepares one layer's fused projection: optional per-head RMS norm of q and k, rotary embedding (half-split pairs i, i +
+/// rotary_dim/2), then stores k and v in the cache.
 struct RopeStoreArgs {
   int num_heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  int rotary_dim = 0;                  ///< leading part of the head that is rotated; 0 = none
-  const float* cos_sin = nullptr;      ///< [max_position, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines
-  const float* q_norm = nullptr;       ///< [head_dim] or null
-  const float* k_norm = nullptr;       ///< [head_dim] or null
+  int rotary_dim = 0;              ///< leading part of the head that is rotated; 0 = none
+  const float* cos_sin = nullptr;  ///< [max_position, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines
+  const float* q_norm = nullptr;   ///< [head_dim] or null
+  const float* k_norm = nullptr;   ///< [head_dim] or null
   float norm_eps = 0;
 };
 
@@ -54,9 +55,9 @@ struct AttentionArgs {
   int num_heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  float scale = 1;    ///< factor of q·k
-  int window = 0;     ///< sliding window: a query at position p sees keys in (p - window, p]; 0 = all of [0, p]
-  float soft_cap = 0; ///< score = cap * tanh(score / cap); 0 = off
+  float scale = 1;     ///< factor of q·k
+  int window = 0;      ///< sliding window: a query at position p sees keys in (p - window, p]; 0 = all of [0, p]
+  float soft_cap = 0;  ///< score = cap * tanh(score / cap); 0 = off
 };
 
 /// What the memory planner must know of a backend without creating one. All functions are pure.
@@ -74,11 +75,11 @@ struct BackendTraits {
 };
 
 struct DeviceInfo {
-  std::string name;             ///< "AMD EPYC 9R14" or the GPU's name
-  std::string isa;              ///< "avx512", "avx2", "portable" or "sm_90"
-  int num_threads = 0;          ///< compute threads; 0 on a GPU
-  size_t total_bytes = 0;       ///< memory of the device (of the cgroup, if smaller)
-  size_t available_bytes = 0;   ///< what is free now
+  std::string name;            ///< "AMD EPYC 9R14" or the GPU's name
+  std::string isa;             ///< "avx512", "avx2", "portable" or "sm_90"
+  int num_threads = 0;         ///< compute threads; 0 on a GPU
+  size_t total_bytes = 0;      ///< memory of the device (of the cgroup, if smaller)
+  size_t available_bytes = 0;  ///< what is free now
 };
 
 /// Device memory, freed with the object. Contents are undefined until written; large CPU buffers are untouched pages.
@@ -97,13 +98,15 @@ class Backend {
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;
 
-  /// Runs `body`; a device with graphs may record it under `key` (equal keys: same operations on the same addresses) and replay it.
+  /// Runs `body`; a device with graphs may record it under `key` (equal keys: same operations on the same addresses) and replay
+  /// it.
   virtual void run_captured(uint64_t key, const std::function<void()>& body) = 0;
 
   /// Stacks and repacks stored rows into one matrix.
   virtual Weight pack(std::span<const WeightPart> parts) = 0;
 
-  // Below: T tokens, H hidden, "act" = traits().activation_dtype. Shapes are row-major; rows may be strided where a Tensor is taken.
+  // Below: T tokens, H hidden, "act" = traits().activation_dtype. Shapes are row-major; rows may be strided where a Tensor is
+  // taken.
 
   /// out[T, H] = rows `ids` of table, dequantised.
   virtual void embed(const Tensor& out, const Weight& table, const int32_t* ids) = 0;
@@ -111,15 +114,16 @@ class Backend {
   virtual void rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) = 0;
   /// residual += x; out = rms_norm(residual).
   virtual void add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) = 0;
-  /// out[T, rows] = x[T, cols] * weight^T + bias[rows] (f32 or null). `out` is act or f32. One output element is reduced in an order that
-  /// depends on neither T nor the thread count.
+  /// out[T, rows] = x[T, cols] * weight^T + bias[rows] (f32 or null). `out` is act or f32. One output element is reduced in an
+  /// order that depends on neither T nor the thread count.
   virtual void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) = 0;
-  /// qkv[T, (num_heads + 2 * kv_heads) * head_dim] holds q | k | v; q is left normed and rotated in place. Slot -1 is not stored.
+  /// qkv[T, (num_heads + 2 * kv_heads) * head_dim] holds q | k | v; q is left normed and rotated in place. Slot -1 is not
+  /// stored.
   virtual void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) = 0;
-  /// out[T, num_heads * head_dim] = causal softmax attention of q (same shape, strided) over the paged cache, in an order that depends only
-  /// on the query's own position.
-  virtual void paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch,
-                               void* workspace) = 0;
+  /// out[T, num_heads * head_dim] = causal softmax attention of q (same shape, strided) over the paged cache, in an order that
+  /// depends only on the query's own position.
+  virtual void paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv,
+                               const Batch& batch, void* workspace) = 0;
   /// out[T, I] = activation(gate) * up with gate | up = gate_up[T, 2I].
   virtual void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) = 0;
   /// out[R, H] = rows `rows` of x.
@@ -129,8 +133,8 @@ class Backend {
 };
 
 struct CpuOptions {
-  int num_threads = 0;        ///< 0 = usable physical cores
-  std::string isa = "auto";   ///< auto | avx512 | avx2 | portable; a forced ISA the machine lacks is an InvalidArgument
+  int num_threads = 0;       ///< 0 = usable physical cores
+  std::string isa = "auto";  ///< auto | avx512 | avx2 | portable; a forced ISA the machine lacks is an InvalidArgument
 };
 
 /// The planning facts of the CPU backend.

@@ -6,16 +6,16 @@
 
 namespace pagoda {
 
-/// All pointers lie in the backend's memory and are int32. T tokens of S sequences, block tables padded to B columns, R logit rows.
-/// Tokens of one sequence are adjacent and in order of position. A slot is block_id * block_size + offset.
+/// All pointers lie in the backend's memory and are int32. T tokens of S sequences, block tables padded to B columns, R logit
+/// rows. Tokens of one sequence are adjacent and in order of position. A slot is block_id * block_size + offset.
 struct Batch {
-  int num_tokens = 0;        ///< T
-  int num_seqs = 0;          ///< S
-  int max_blocks = 0;        ///< B
-  int num_logit_rows = 0;    ///< R
-  int max_query_len = 0;     ///< longest query of a sequence in this step
-  int max_kv_len = 0;        ///< longest context after this step
-  int block_size = 0;        ///< tokens in a KV block
+  int num_tokens = 0;      ///< T
+  int num_seqs = 0;        ///< S
+  int max_blocks = 0;      ///< B
+  int num_logit_rows = 0;  ///< R
+  int max_query_len = 0;   ///< longest query of a sequence in this step
+  int max_kv_len = 0;      ///< longest context after this step
+  int block_size = 0;      ///< tokens in a KV block
 
   const int32_t* token_ids = nullptr;    ///< [T]
   const int32_t* positions = nullptr;    ///< [T] absolute positions

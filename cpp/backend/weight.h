@@ -12,8 +12,8 @@
 
 namespace pagoda {
 
-/// Rows of one stored tensor, as they lie in the file. Parts of one matrix are stacked in order (q, k, v; gate, up) and share `cols`;
-/// their formats may differ. `data` is null while planning.
+/// Rows of one stored tensor, as they lie in the file. Parts of one matrix are stacked in order (q, k, v; gate, up) and share
+/// `cols`; their formats may differ. `data` is null while planning.
 struct WeightPart {
   WeightFormat format = WeightFormat::f32;
   int64_t rows = 0;

@@ -13,11 +13,16 @@ namespace {
 
 const char* finish_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::none: return nullptr;
-    case FinishReason::stop: return "stop";
-    case FinishReason::length: return "length";
-    case FinishReason::abort: return "abort";
-    case FinishReason::error: return "error";
+    case FinishReason::none:
+      return nullptr;
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::abort:
+      return "abort";
+    case FinishReason::error:
+      return "error";
   }
   return nullptr;
 }
@@ -82,7 +87,8 @@ class PyEngine {
   }
 
   /// Throws InvalidArgument for a prompt that is no list of integers, and what Engine::submit throws.
-  void submit(std::string id, const py::object& prompt, const Given<SamplingParams>& params, std::vector<std::vector<int32_t>> bad_words) {
+  void submit(std::string id, const py::object& prompt, const Given<SamplingParams>& params,
+              std::vector<std::vector<int32_t>> bad_words) {
     std::vector<int64_t> given;
     from_python("prompt", prompt, given);
     engine().submit({std::move(id), token_ids(given), params, std::move(bad_words)});
@@ -92,7 +98,8 @@ class PyEngine {
   const StartedEngine& started() const { return started_; }
 
  private:
-  /// The prompt in the engine's width; what is not a token id in that width is refused here, what is none of this model's later.
+  /// The prompt in the engine's width; what is not a token id in that width is refused here, what is none of this model's
+  /// later.
   std::vector<int32_t> token_ids(const std::vector<int64_t>& given) const {
     std::vector<int32_t> tokens;
     tokens.reserve(given.size());
@@ -131,28 +138,32 @@ void bind_engine(py::module_& module) {
   bind_outputs(module);
   module.attr("STATS_FIELDS") = stats_rows();
   module.def(
-      "plan_memory", [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
+      "plan_memory",
+      [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
       py::arg("path"), py::arg("options"), "The memory an engine would take, from headers alone.");
   py::class_<PyEngine>(module, "Engine", "A model loaded and running on its own thread.")
-      .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&>(), py::arg("path"),
-           py::arg("options"), py::arg("eos_tokens") = std::vector<int32_t>{}, py::arg("progress") = py::none())
+      .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&>(),
+           py::arg("path"), py::arg("options"), py::arg("eos_tokens") = std::vector<int32_t>{},
+           py::arg("progress") = py::none())
       .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
            py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, "Queues a request. params.seed must be set.")
       .def(
-          "abort", [](PyEngine& self, const std::string& id, int32_t choice) { self.engine().abort(id, choice); }, py::arg("request_id"),
-          py::arg("choice") = -1, "Ends one choice of a request, or all (-1).")
+          "abort", [](PyEngine& self, const std::string& id, int32_t choice) { self.engine().abort(id, choice); },
+          py::arg("request_id"), py::arg("choice") = -1, "Ends one choice of a request, or all (-1).")
       .def(
           "wait", [](PyEngine& self, int timeout_ms) { return self.engine().wait(timeout_ms); }, py::arg("timeout_ms"),
           py::call_guard<py::gil_scoped_release>(), "Outputs since the last call, after waiting at most this long for one.")
-      .def("stats", [](PyEngine& self) {
-        const Stats stats = self.engine().stats();
-        py::dict values;
-        for_each_field<Stats>([&](const auto& row) { values[row.name] = to_python(stats.*row.member); });
-        return values;
-      })
+      .def("stats",
+           [](PyEngine& self) {
+             const Stats stats = self.engine().stats();
+             py::dict values;
+             for_each_field<Stats>([&](const auto& row) { values[row.name] = to_python(stats.*row.member); });
+             return values;
+           })
       .def("healthy", [](PyEngine& self) { return self.engine().healthy(); })
       .def("failure", [](PyEngine& self) { return self.engine().failure(); })
-      .def("stop", [](PyEngine& self) { self.engine().stop(); }, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "stop", [](PyEngine& self) { self.engine().stop(); }, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("plan", [](const PyEngine& self) { return plan_dict(self.started().plan); })
       .def_property_readonly("info", [](const PyEngine& self) { return info_dict(self.started()); });
 }

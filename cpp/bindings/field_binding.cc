@@ -7,7 +7,8 @@ std::string shown(py::handle value) {
   constexpr size_t kMaxShown = 80;
   // Only short or plain values are worth a repr; a huge one would cost more than the error is worth.
   if (PyLong_Check(value.ptr()) && _PyLong_NumBits(value.ptr()) > 256) return "an integer of over 256 bits";
-  std::string text = py::cast<std::string>(py::str(py::repr(value)).attr("encode")("utf-8", "backslashreplace").attr("decode")("utf-8"));
+  std::string text =
+      py::cast<std::string>(py::str(py::repr(value)).attr("encode")("utf-8", "backslashreplace").attr("decode")("utf-8"));
   if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
   return text;
 }

@@ -81,7 +81,9 @@ py::list field_rows() {
   const Owner defaults;
   for_each_field<Owner>([&](const auto& row) {
     py::dict entry;
-    const auto bound = [](double limit) -> py::object { return std::isinf(limit) ? py::none() : py::object(py::float_(limit)); };
+    const auto bound = [](double limit) -> py::object {
+      return std::isinf(limit) ? py::none() : py::object(py::float_(limit));
+    };
     entry["name"] = row.name;
     entry["type"] = type_name(&(defaults.*row.member));
     entry["default"] = to_python(defaults.*row.member);
@@ -156,16 +158,22 @@ void bind_fields(py::module_& module, const char* name, const char* doc) {
     type.def_property_readonly(
         row.name, [member = row.member](const Bound& owner) { return to_python(owner.*member); }, row.doc);
   });
-  type.def_property_readonly("given", [](const Bound& owner) {
-    py::set names;
-    for (const std::string& given : owner.names) names.add(given);
-    return names;
-  }, "Names of the values that were given; the others have their defaults.");
-  type.def("clone", [name](const Bound& owner, const py::kwargs& changes) {
-    Bound copy = owner;
-    assign_given(name, copy, changes);
-    return copy;
-  }, "A validated copy with these changes.");
+  type.def_property_readonly(
+      "given",
+      [](const Bound& owner) {
+        py::set names;
+        for (const std::string& given : owner.names) names.add(given);
+        return names;
+      },
+      "Names of the values that were given; the others have their defaults.");
+  type.def(
+      "clone",
+      [name](const Bound& owner, const py::kwargs& changes) {
+        Bound copy = owner;
+        assign_given(name, copy, changes);
+        return copy;
+      },
+      "A validated copy with these changes.");
   type.def("to_dict", [](const Bound& owner) { return to_dict<Owner>(owner); }, "All values by name.");
   type.def("__eq__", [](const Bound& a, const Bound& b) { return to_dict<Owner>(a).equal(to_dict<Owner>(b)); });
   type.def("__repr__", [name](const Bound& owner) { return repr<Owner>(name, owner); });

@@ -23,11 +23,18 @@ py::object array(const GgufArray& values) {
   py::list list(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
     switch (values.type()) {
-      case GgufType::string: list[i] = text(values.string_at(i)); break;
-      case GgufType::boolean: list[i] = values.bool_at(i); break;
+      case GgufType::string:
+        list[i] = text(values.string_at(i));
+        break;
+      case GgufType::boolean:
+        list[i] = values.bool_at(i);
+        break;
       case GgufType::f32:
-      case GgufType::f64: list[i] = values.double_at(i); break;
-      default: list[i] = values.int_at(i);
+      case GgufType::f64:
+        list[i] = values.double_at(i);
+        break;
+      default:
+        list[i] = values.int_at(i);
     }
   }
   return list;

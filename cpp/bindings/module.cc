@@ -16,7 +16,8 @@ PYBIND11_MODULE(_core, module) {
   py::register_exception<Overloaded>(module, "Overloaded", PyExc_RuntimeError);
   py::register_exception<DeviceError>(module, "DeviceError", PyExc_RuntimeError);
   py::register_exception<InternalError>(module, "InternalError", PyExc_RuntimeError);
-  bindings::bind_fields<SamplingParams>(module, "SamplingParams", "What to generate, how to choose tokens, when to stop. Keywords only.");
+  bindings::bind_fields<SamplingParams>(module, "SamplingParams",
+                                        "What to generate, how to choose tokens, when to stop. Keywords only.");
   bindings::bind_fields<EngineOptions>(module, "EngineOptions", "What can be chosen about an engine. Keywords only.");
   module.attr("SAMPLING_FIELDS") = bindings::field_rows<SamplingParams>();
   module.attr("ENGINE_FIELDS") = bindings::field_rows<EngineOptions>();

@@ -39,8 +39,8 @@ struct Range {
   }
 };
 
-/// One row. `Value` is bool, int64_t, double, std::string, std::optional or std::vector of such; the default is the member's value in a
-/// default-constructed Owner.
+/// One row. `Value` is bool, int64_t, double, std::string, std::optional or std::vector of such; the default is the member's
+/// value in a default-constructed Owner.
 template <class Owner, class Value>
 struct Field {
   const char* name;
@@ -75,7 +75,8 @@ void validate_range(const Row& row, Number value) {
   require(row.range.contains(static_cast<double>(value)), row.name, " must be ", row.range.to_string(), ", got ", value);
 }
 
-/// Checks every numeric member (and every set optional one) against its row's range. Throws InvalidArgument `top_p must be in (0, 1], got 1.5`.
+/// Checks every numeric member (and every set optional one) against its row's range. Throws InvalidArgument `top_p must be in
+/// (0, 1], got 1.5`.
 template <class Owner>
 void validate_ranges(const Owner& owner) {
   for_each_field<Owner>([&](const auto& row) {

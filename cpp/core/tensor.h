@@ -59,7 +59,8 @@ struct Tensor {
   Tensor columns(int64_t begin, int64_t end) const {
     ensure(shape.rank() == 2 && 0 <= begin && begin <= end && end <= cols(), "columns [", begin, ", ", end, ") of ",
            shape.to_string());
-    return {static_cast<char*>(data) + static_cast<size_t>(begin) * dtype_bytes(dtype), dtype, {shape[0], end - begin}, row_stride};
+    return {
+        static_cast<char*>(data) + static_cast<size_t>(begin) * dtype_bytes(dtype), dtype, {shape[0], end - begin}, row_stride};
   }
 
   template <class T>

@@ -22,12 +22,18 @@ struct WeightFormatInfo {
 
 constexpr WeightFormatInfo weight_format_info(WeightFormat format) {
   switch (format) {
-    case WeightFormat::f32: return {"f32", 1, 4};
-    case WeightFormat::f16: return {"f16", 1, 2};
-    case WeightFormat::bf16: return {"bf16", 1, 2};
-    case WeightFormat::q8_0: return {"q8_0", 32, 34};
-    case WeightFormat::q4_0: return {"q4_0", 32, 18};
-    case WeightFormat::q4_1: return {"q4_1", 32, 20};
+    case WeightFormat::f32:
+      return {"f32", 1, 4};
+    case WeightFormat::f16:
+      return {"f16", 1, 2};
+    case WeightFormat::bf16:
+      return {"bf16", 1, 2};
+    case WeightFormat::q8_0:
+      return {"q8_0", 32, 34};
+    case WeightFormat::q4_0:
+      return {"q4_0", 32, 18};
+    case WeightFormat::q4_1:
+      return {"q4_1", 32, 20};
   }
   return {"?", 1, 0};
 }

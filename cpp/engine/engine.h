@@ -53,8 +53,8 @@ class Engine {
   /// Queues a request. Throws InvalidArgument if it can never run or its id is live, Overloaded if the queue is full,
   /// DeviceError if the engine has failed or was stopped.
   void submit(Request request);
-  /// Ends a request soon, or only one choice of it; each choice that was unfinished gives one more output, with finish abort. No-op for
-  /// what is not live.
+  /// Ends a request soon, or only one choice of it; each choice that was unfinished gives one more output, with finish abort.
+  /// No-op for what is not live.
   void abort(const std::string& request_id, int32_t choice = kAllChoices);
   /// Outputs since the last call, in order, after waiting for the first at most `timeout_ms` milliseconds. Also returns, empty,
   /// when the engine ends.

@@ -37,8 +37,8 @@ class Scheduler {
 
   /// Queues the request's n sequences; all or none. Throws InvalidArgument or Overloaded.
   void add(std::shared_ptr<const Request> request);
-  /// Ends the request's live sequences (only choice `choice`, if that is not kAllChoices), each with one output. No-op for an unknown id.
-  /// Not between schedule and commit.
+  /// Ends the request's live sequences (only choice `choice`, if that is not kAllChoices), each with one output. No-op for an
+  /// unknown id. Not between schedule and commit.
   void abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs);
   /// Ends all live sequences for `reason`. Not between schedule and commit, unless the step failed and will not be committed.
   void end_all(FinishReason reason, const std::string& error, std::vector<Output>& outputs);

@@ -1,7 +1,6 @@
 // Start-up in order: open the checkpoint, plan all memory, make the backend, pack the weights, start the loop.
 #include "engine/startup.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "core/check.h"
@@ -16,18 +15,13 @@ bool wants_cpu(const EngineOptions& options) { return options.device == "cpu" ||
 
 DType kv_dtype(const EngineOptions& options) { return options.kv_cache_dtype == "f32" ? DType::f32 : DType::bf16; }
 
-void add_eos_tokens(ModelConfig& config, const std::vector<int32_t>& tokens) {
-  for (int32_t token : tokens) {
-    require(token >= 0 && token < config.vocab_size, "end-of-sequence tokens must be in [0, ", config.vocab_size, "), got ", token);
-    if (std::find(config.eos_tokens.begin(), config.eos_tokens.end(), token) == config.eos_tokens.end()) config.eos_tokens.push_back(token);
-  }
-}
-
-MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, const BackendTraits& traits, const DeviceInfo& device) {
-  const int64_t longest = options.max_model_len.value_or(checkpoint.config.max_context);
-  // Blocks do not bound the indices here: the plan decides them later, and fewer blocks only make the tables shorter.
-  const int64_t many_blocks = (longest + options.block_size - 1) / options.block_size;
-  const Limits limits = make_limits(options, checkpoint.config.vocab_size, longest, many_blocks);
+MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, const BackendTraits& traits,
+                const DeviceInfo& device) {
+  // The plan decides the number of blocks later; enough for one longest request is what bounds a block table.
+  const auto limits_for = [&](int64_t max_model_len) {
+    const int64_t num_blocks = (max_model_len + options.block_size - 1) / options.block_size;
+    return make_limits(options, checkpoint.config.vocab_size, max_model_len, num_blocks);
+  };
   MemoryRequest request;
   request.utilization = options.memory_utilization;
   request.kv_cache_memory = options.kv_cache_memory;
@@ -37,8 +31,8 @@ MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, cons
   request.block_size = static_cast<int>(options.block_size);
   request.max_num_seqs = options.max_num_seqs;
   request.max_num_batched_tokens = options.max_num_batched_tokens;
-  request.max_logit_rows = limits.max_logit_rows();
-  request.index_bytes = limits.batch_bytes();
+  request.max_logit_rows = limits_for(1).max_logit_rows();
+  request.index_bytes = [&](int64_t max_model_len) { return limits_for(max_model_len).batch_bytes(); };
   return plan_memory(checkpoint, traits, device, request);
 }
 
@@ -56,7 +50,7 @@ StartedEngine start_engine(const std::string& path, const EngineOptions& options
                            const LoadProgress& progress) {
   options.validate();
   Checkpoint checkpoint = open_checkpoint(path);
-  add_eos_tokens(checkpoint.config, eos_tokens);
+  for (int32_t token : eos_tokens) checkpoint.config.add_eos_token("the tokenizer's end-of-sequence token", token);
   std::unique_ptr<Backend> backend = wants_cpu(options) ? make_cpu_backend(cpu_options(options)) : make_cuda_backend(0);
   StartedEngine started;
   started.config = checkpoint.config;

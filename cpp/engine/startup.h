@@ -25,8 +25,8 @@ struct StartedEngine {
   std::unique_ptr<Engine> engine;
 };
 
-/// Loads the model and starts the engine. `eos_tokens` (the tokenizer's) join those of the checkpoint. `progress` may be empty. Throws InvalidArgument for a bad model or option,
-/// DeviceError when the device fails.
+/// Loads the model and starts the engine. `eos_tokens` (the tokenizer's) join those of the checkpoint. `progress` may be empty.
+/// Throws InvalidArgument for a bad model or option, DeviceError when the device fails.
 StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
                            const LoadProgress& progress);
 

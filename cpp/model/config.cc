@@ -31,10 +31,11 @@ void ModelConfig::validate() const {
   require_size("num_attention_heads", num_heads, 65536);
   require_size("num_key_value_heads", kv_heads, 65536);
   require_size("max_position_embeddings", max_context, kMaxSize);
-  require(num_heads % kv_heads == 0, "model configuration: num_attention_heads ", num_heads, " is not a multiple of num_key_value_heads ",
-          kv_heads);
-  require(head_dim >= 2 && head_dim <= kMaxHeadDim && head_dim % 2 == 0, "model configuration: head_dim must be even and in [2, ",
-          kMaxHeadDim, "], got ", head_dim, " (hidden_size ", hidden_size, ", num_attention_heads ", num_heads, ")");
+  require(num_heads % kv_heads == 0, "model configuration: num_attention_heads ", num_heads,
+          " is not a multiple of num_key_value_heads ", kv_heads);
+  require(head_dim >= 2 && head_dim <= kMaxHeadDim && head_dim % 2 == 0,
+          "model configuration: head_dim must be even and in [2, ", kMaxHeadDim, "], got ", head_dim, " (hidden_size ",
+          hidden_size, ", num_attention_heads ", num_heads, ")");
   require(rope.rotary_dim >= 0 && rope.rotary_dim <= head_dim && rope.rotary_dim % 2 == 0,
           "model configuration: rotary dimension must be even and at most head_dim ", head_dim, ", got ", rope.rotary_dim);
   require(rope.theta > 0, "model configuration: rope_theta must be > 0, got ", rope.theta);

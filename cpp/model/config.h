@@ -1,4 +1,5 @@
-// What a checkpoint says about its model, in one vocabulary for every family and file kind. Plain data, filled by model/arch/*.cc.
+// What a checkpoint says about its model, in one vocabulary for every family and file kind. Plain data, filled by
+// model/arch/*.cc.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +17,11 @@ struct RopeConfig {
   double theta = 10000;
   int rotary_dim = 0;  ///< leading part of a head that is rotated
   RopeScaling scaling = RopeScaling::none;
-  double factor = 1;              ///< linear, llama3
-  double low_freq_factor = 1;     ///< llama3
-  double high_freq_factor = 4;    ///< llama3
-  double original_context = 0;    ///< llama3
-  std::vector<float> divisors;    ///< GGUF's rope_freqs: pair i's frequency is divided by divisors[i]; empty = none
+  double factor = 1;            ///< linear, llama3
+  double low_freq_factor = 1;   ///< llama3
+  double high_freq_factor = 4;  ///< llama3
+  double original_context = 0;  ///< llama3
+  std::vector<float> divisors;  ///< GGUF's rope_freqs: pair i's frequency is divided by divisors[i]; empty = none
 };
 
 struct ModelConfig {
@@ -40,16 +41,17 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool out_bias = false;
   bool mlp_bias = false;
-  bool qk_norm = false;                 ///< RMS norm of each q and k head before the rotation
-  std::vector<int> windows;             ///< [num_layers] sliding window of each layer, 0 = full attention
-  bool rope_rows_interleaved = false;   ///< the file stores q and k rows in pairs (GGUF llama); the loader reorders them
+  bool qk_norm = false;                ///< RMS norm of each q and k head before the rotation
+  std::vector<int> windows;            ///< [num_layers] sliding window of each layer, 0 = full attention
+  bool rope_rows_interleaved = false;  ///< the file stores q and k rows in pairs (GGUF llama); the loader reorders them
   std::vector<int32_t> eos_tokens;
 
-  /// Adds an end-of-sequence token unless it is known. Throws InvalidArgument naming `key`, as the file calls it, for a token outside the
-  /// vocabulary: samplers write to its logit without another check.
+  /// Adds an end-of-sequence token unless it is known. Throws InvalidArgument naming `key`, as the file calls it, for a token
+  /// outside the vocabulary: samplers write to its logit without another check.
   void add_eos_token(const char* key, int64_t token);
 
-  /// Throws InvalidArgument naming both sides of a mismatch ("hidden_size 576 / num_attention_heads 7 ...") or a value out of range.
+  /// Throws InvalidArgument naming both sides of a mismatch ("hidden_size 576 / num_attention_heads 7 ...") or a value out of
+  /// range.
   void validate() const;
 };
 

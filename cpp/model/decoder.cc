@@ -10,13 +10,13 @@
 namespace pagoda {
 
 Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move(config)), weights_(std::move(weights)) {
-  ensure(weights_.layers.size() == static_cast<size_t>(config_.num_layers), "decoder has ", weights_.layers.size(), " layers of weights, wants ",
-         config_.num_layers);
+  ensure(weights_.layers.size() == static_cast<size_t>(config_.num_layers), "decoder has ", weights_.layers.size(),
+         " layers of weights, wants ", config_.num_layers);
 }
 
 Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops) {
-  const Tensor residual = ops.embed(weights_.embedding, batch.token_ids, batch.num_tokens);           // [T, H]
-  const Tensor x = ops.allocate(residual.dtype, {batch.num_tokens, config_.hidden_size});             // [T, H]
+  const Tensor residual = ops.embed(weights_.embedding, batch.token_ids, batch.num_tokens);  // [T, H]
+  const Tensor x = ops.allocate(residual.dtype, {batch.num_tokens, config_.hidden_size});    // [T, H]
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const Arena::Scope scope(ops.arena());
     const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
@@ -25,10 +25,10 @@ Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops) {
     attention(layer, h, x, batch, kv, ops);
     mlp(layer, ops.add_rms_norm(residual, x, w.mlp_norm, config_.norm_eps), x, ops);
   }
-  const Tensor last_residual = ops.gather_rows(residual, batch.logit_rows, batch.num_logit_rows);     // [R, H]
-  const Tensor last_x = ops.gather_rows(x, batch.logit_rows, batch.num_logit_rows);                   // [R, H]
+  const Tensor last_residual = ops.gather_rows(residual, batch.logit_rows, batch.num_logit_rows);  // [R, H]
+  const Tensor last_x = ops.gather_rows(x, batch.logit_rows, batch.num_logit_rows);                // [R, H]
   const Tensor h = ops.add_rms_norm(last_residual, last_x, weights_.final_norm, config_.norm_eps);
-  return ops.logits(h, weights_.lm_head);                                                             // [R, vocab]
+  return ops.logits(h, weights_.lm_head);  // [R, vocab]
 }
 
 void Decoder::attention(int layer, const Tensor& h, const Tensor& x, const Batch& batch, KvCache& kv, Ops& ops) {

@@ -1,4 +1,5 @@
-// The decoder: one forward pass for every family, with structural switches. Owns the packed weights; the engine calls forward().
+// The decoder: one forward pass for every family, with structural switches. Owns the packed weights; the engine calls
+// forward().
 #pragma once
 
 #include <memory>
@@ -12,10 +13,10 @@ namespace pagoda {
 
 /// Weights of one layer. Matrices are [out, in]; vectors are f32 in the backend's memory, null where the family has none.
 struct DecoderLayer {
-  Weight qkv;      ///< [(num_heads + 2 * kv_heads) * head_dim, hidden]: q rows, k rows, v rows
-  Weight out;      ///< [hidden, num_heads * head_dim]
-  Weight gate_up;  ///< [2 * intermediate, hidden]: gate rows, up rows
-  Weight down;     ///< [hidden, intermediate]
+  Weight qkv;                        ///< [(num_heads + 2 * kv_heads) * head_dim, hidden]: q rows, k rows, v rows
+  Weight out;                        ///< [hidden, num_heads * head_dim]
+  Weight gate_up;                    ///< [2 * intermediate, hidden]: gate rows, up rows
+  Weight down;                       ///< [hidden, intermediate]
   const float* attn_norm = nullptr;  ///< [hidden]
   const float* mlp_norm = nullptr;   ///< [hidden]
   const float* q_norm = nullptr;     ///< [head_dim]
@@ -27,13 +28,13 @@ struct DecoderLayer {
 };
 
 struct DecoderWeights {
-  Weight embedding;  ///< [vocab, hidden]
-  Weight lm_head;    ///< [vocab, hidden]; the embedding itself when tied
+  Weight embedding;                   ///< [vocab, hidden]
+  Weight lm_head;                     ///< [vocab, hidden]; the embedding itself when tied
   const float* final_norm = nullptr;  ///< [hidden]
   const float* cos_sin = nullptr;     ///< [max positions, rotary_dim]
   std::vector<DecoderLayer> layers;
-  std::vector<Buffer> buffers;        ///< what the vectors point into
-  size_t bytes = 0;                   ///< of everything above in the backend's memory
+  std::vector<Buffer> buffers;  ///< what the vectors point into
+  size_t bytes = 0;             ///< of everything above in the backend's memory
 };
 
 class Decoder final : public Model {

@@ -74,7 +74,8 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.num_heads = keys.get_small("attention.head_count");
   config.kv_heads = keys.get_small("attention.head_count_kv", config.num_heads);
   require(config.num_heads >= 1 && config.num_layers >= 1 && config.num_layers <= 4096, file.describe(),
-          ": attention.head_count must be >= 1 and block_count in [1, 4096], got ", config.num_heads, " and ", config.num_layers);
+          ": attention.head_count must be >= 1 and block_count in [1, 4096], got ", config.num_heads, " and ",
+          config.num_layers);
   config.head_dim = keys.get_small("attention.key_length", config.hidden_size / config.num_heads);
   require(keys.get_int("attention.value_length", config.head_dim) == config.head_dim, file.describe(),
           ": attention.value_length differs from the key length ", config.head_dim, ", which is not supported");

@@ -28,10 +28,12 @@ void read_rope(const Json& json, RopeConfig& rope) {
     rope.high_freq_factor = parameters->get_double("high_freq_factor");
     rope.original_context = parameters->get_double("original_max_position_embeddings");
     require(rope.original_context > 0 && rope.high_freq_factor > rope.low_freq_factor,
-            "config.json: llama3 rope scaling needs original_max_position_embeddings > 0 and high_freq_factor > low_freq_factor, got ",
+            "config.json: llama3 rope scaling needs original_max_position_embeddings > 0 and high_freq_factor > "
+            "low_freq_factor, got ",
             rope.original_context, ", ", rope.high_freq_factor, ", ", rope.low_freq_factor);
   } else {
-    throw InvalidArgument(str("config.json: rope scaling type '", type, "' is not supported; supported are default, linear, llama3"));
+    throw InvalidArgument(
+        str("config.json: rope scaling type '", type, "' is not supported; supported are default, linear, llama3"));
   }
 }
 
@@ -57,7 +59,8 @@ Activation parse_activation(std::string_view name) {
   if (name == "silu" || name == "swish") return Activation::silu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::gelu_tanh;
   if (name == "gelu") return Activation::gelu;
-  throw InvalidArgument(str("config.json: hidden_act '", name, "' is not supported; supported are silu, gelu, gelu_pytorch_tanh"));
+  throw InvalidArgument(
+      str("config.json: hidden_act '", name, "' is not supported; supported are silu, gelu, gelu_pytorch_tanh"));
 }
 
 void add_eos_tokens(const Json& json, const char* file, ModelConfig& config) {

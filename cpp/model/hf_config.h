@@ -13,8 +13,8 @@ ModelConfig read_hf_config(const Json& json);
 /// Throws InvalidArgument for an id outside the vocabulary.
 void add_eos_tokens(const Json& json, const char* file, ModelConfig& config);
 
-/// An integer of config.json that the engine keeps in 32 bits. Throws InvalidArgument naming the key for one that does not fit; without a
-/// fallback also when it is absent.
+/// An integer of config.json that the engine keeps in 32 bits. Throws InvalidArgument naming the key for one that does not fit;
+/// without a fallback also when it is absent.
 int read_int(const Json& json, std::string_view key);
 int read_int(const Json& json, std::string_view key, int64_t fallback);
 

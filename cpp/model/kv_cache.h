@@ -1,4 +1,5 @@
-// The memory of the paged keys and values of all layers. Which block belongs to whom is the engine's business (kv/); this is only storage.
+// The memory of the paged keys and values of all layers. Which block belongs to whom is the engine's business (kv/); this is
+// only storage.
 #pragma once
 
 #include <vector>

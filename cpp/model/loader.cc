@@ -1,4 +1,5 @@
-// Loading in two passes over the same description: `plan` counts bytes, `load` packs. Both see the same parts, so the plan is exact.
+// Loading in two passes over the same description: `plan` counts bytes, `load` packs. Both see the same parts, so the plan is
+// exact.
 #include "model/loader.h"
 
 #include <filesystem>
@@ -73,7 +74,8 @@ class Builder {
     weights_.embedding = matrix({part(names_.embedding, config_.vocab_size, hidden)});
     for (int layer = 0; layer < config_.num_layers; ++layer) weights_.layers.push_back(build_layer(layer));
     weights_.final_norm = vector({{std::string(names_.final_norm) + ".weight", hidden, {}}});
-    weights_.lm_head = config_.tied_embeddings ? weights_.embedding : matrix({part(names_.lm_head, config_.vocab_size, hidden)});
+    weights_.lm_head =
+        config_.tied_embeddings ? weights_.embedding : matrix({part(names_.lm_head, config_.vocab_size, hidden)});
     const int64_t table_size = num_positions * config_.rope.rotary_dim;
     weights_.cos_sin = backend_ ? upload(make_rope_table(config_.rope, num_positions)) : count(table_size);
     return std::move(weights_);
@@ -90,7 +92,8 @@ class Builder {
   DecoderLayer build_layer(int layer) {
     const auto name = [&](const char* part) { return layer_tensor(names_, layer, part); };
     const int64_t hidden = config_.hidden_size, intermediate = config_.intermediate_size;
-    const int64_t q_rows = int64_t{config_.num_heads} * config_.head_dim, kv_rows = int64_t{config_.kv_heads} * config_.head_dim;
+    const int64_t q_rows = int64_t{config_.num_heads} * config_.head_dim,
+                  kv_rows = int64_t{config_.kv_heads} * config_.head_dim;
     std::vector<int32_t> q_order, k_order;
     if (config_.rope_rows_interleaved) {
       q_order = half_split_order(config_.num_heads, config_.head_dim);
@@ -109,7 +112,8 @@ class Builder {
       w.k_norm = vector({{name(names_.k_norm) + ".weight", config_.head_dim, {}}});
     }
     if (config_.qkv_bias) {
-      w.qkv_bias = vector({{name(names_.q) + ".bias", q_rows, q_order}, {name(names_.k) + ".bias", kv_rows, k_order},
+      w.qkv_bias = vector({{name(names_.q) + ".bias", q_rows, q_order},
+                           {name(names_.k) + ".bias", kv_rows, k_order},
                            {name(names_.v) + ".bias", kv_rows, {}}});
     }
     if (config_.out_bias) w.out_bias = vector({{name(names_.out) + ".bias", hidden, {}}});
@@ -123,8 +127,8 @@ class Builder {
   const StoredTensor& find(const std::string& name, std::vector<int64_t> shape) const {
     const StoredTensor* tensor = source_.find(name);
     require(tensor, source_.describe(), ": tensor ", name, " is missing");
-    require(tensor->shape == shape, source_.describe(), ": tensor ", name, " has shape ", describe(tensor->shape), ", expected ",
-            describe(shape), " from the model configuration");
+    require(tensor->shape == shape, source_.describe(), ": tensor ", name, " has shape ", describe(tensor->shape),
+            ", expected ", describe(shape), " from the model configuration");
     return *tensor;
   }
 
@@ -162,7 +166,8 @@ class Builder {
       const StoredTensor& tensor = find(part.name, {part.size});
       std::vector<float> stored(static_cast<size_t>(part.size));
       if (backend_) dequantise_row(tensor.format, tensor.data, part.size, stored.data());
-      for (size_t i = 0; i < stored.size(); ++i) values.push_back(part.order.empty() ? stored[i] : stored[static_cast<size_t>(part.order[i])]);
+      for (size_t i = 0; i < stored.size(); ++i)
+        values.push_back(part.order.empty() ? stored[i] : stored[static_cast<size_t>(part.order[i])]);
     }
     return backend_ ? upload(values) : count(static_cast<int64_t>(values.size()));
   }
@@ -214,8 +219,10 @@ std::unique_ptr<Decoder> plan_decoder(const Checkpoint& checkpoint, const Backen
   return std::make_unique<Decoder>(checkpoint.config, Builder(checkpoint, traits, nullptr, nullptr).build(num_positions));
 }
 
-std::unique_ptr<Decoder> load_decoder(const Checkpoint& checkpoint, Backend& backend, int64_t num_positions, const LoadProgress& progress) {
-  return std::make_unique<Decoder>(checkpoint.config, Builder(checkpoint, backend.traits(), &backend, &progress).build(num_positions));
+std::unique_ptr<Decoder> load_decoder(const Checkpoint& checkpoint, Backend& backend, int64_t num_positions,
+                                      const LoadProgress& progress) {
+  return std::make_unique<Decoder>(checkpoint.config,
+                                   Builder(checkpoint, backend.traits(), &backend, &progress).build(num_positions));
 }
 
 }  // namespace pagoda

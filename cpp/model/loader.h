@@ -1,5 +1,5 @@
-// From files to a decoder: opens a checkpoint, checks that every tensor is there with the right shape, plans its bytes without reading
-// a weight, then packs the weights into a backend.
+// From files to a decoder: opens a checkpoint, checks that every tensor is there with the right shape, plans its bytes without
+// reading a weight, then packs the weights into a backend.
 #pragma once
 
 #include <functional>
@@ -31,6 +31,7 @@ using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 std::unique_ptr<Decoder> plan_decoder(const Checkpoint& checkpoint, const BackendTraits& traits, int64_t num_positions);
 
 /// The decoder with its weights packed into `backend`. `num_positions` bounds the positions it can be asked for.
-std::unique_ptr<Decoder> load_decoder(const Checkpoint& checkpoint, Backend& backend, int64_t num_positions, const LoadProgress& progress);
+std::unique_ptr<Decoder> load_decoder(const Checkpoint& checkpoint, Backend& backend, int64_t num_positions,
+                                      const LoadProgress& progress);
 
 }  // namespace pagoda

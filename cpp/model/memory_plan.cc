@@ -12,8 +12,8 @@ namespace {
 
 std::string gib(size_t bytes) {
   std::ostringstream text;
-  text << std::fixed << std::setprecision(bytes < (size_t{1} << 28) ? 4 : 2) << static_cast<double>(bytes) / static_cast<double>(1 << 30)
-       << " GiB";
+  text << std::fixed << std::setprecision(bytes < (size_t{1} << 28) ? 4 : 2)
+       << static_cast<double>(bytes) / static_cast<double>(1 << 30) << " GiB";
   return std::move(text).str();
 }
 
@@ -40,15 +40,45 @@ void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
   const size_t limit = std::min(plan.budget, plan.available);
   const size_t fixed = plan.fixed();
   require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ",
-          gib(plan.workspace + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block), ", but ", gib(limit), " may be used (",
-          gib(plan.available), " of ", gib(plan.total), " are free); a smaller max_num_batched_tokens (", request.max_num_batched_tokens,
-          ") or max_num_seqs (", request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
+          gib(plan.workspace + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block),
+          ", but ", gib(limit), " may be used (", gib(plan.available), " of ", gib(plan.total),
+          " are free); a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (",
+          request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
   require(plan.num_blocks >= 1, "kv_cache_memory must hold at least one block of ", plan.kv_block, " bytes, got ",
           request.kv_cache_memory.value_or(0));
   // The product first in units of blocks: num_kv_blocks can be any integer.
   const auto fitting = static_cast<int64_t>((limit - fixed) / plan.kv_block);
-  require(plan.num_blocks <= fitting, "not enough memory: ", plan.num_blocks, " KV blocks of ", plan.kv_block, " bytes were asked for, ",
-          gib(limit - fixed), " are left for them; num_kv_blocks up to ", fitting, " would fit");
+  require(plan.num_blocks <= fitting, "not enough memory: ", plan.num_blocks, " KV blocks of ", plan.kv_block,
+          " bytes were asked for, ", gib(limit - fixed), " are left for them; num_kv_blocks up to ", fitting, " would fit");
+}
+
+/// Whether everything fits and one request of the longest context does.
+bool holds(const MemoryPlan& plan) {
+  const size_t limit = std::min(plan.budget, plan.available);
+  // Division instead of a product: num_kv_blocks can be any integer.
+  return plan.fixed() < limit && plan.num_blocks <= static_cast<int64_t>((limit - plan.fixed()) / plan.kv_block) &&
+         blocks_for(plan.max_model_len, plan.block_size) <= plan.num_blocks;
+}
+
+/// The plan for a context of `max_model_len` tokens, whether it fits or not.
+MemoryPlan plan_length(const Checkpoint& checkpoint, const BackendTraits& traits, const DeviceInfo& device,
+                       const MemoryRequest& request, int64_t max_model_len) {
+  const bool is_cpu = device.num_threads > 0;
+  const std::unique_ptr<Decoder> model = plan_decoder(checkpoint, traits, max_model_len);
+  MemoryPlan plan;
+  plan.total = device.total_bytes;
+  plan.available = device.available_bytes;
+  plan.budget = plan_budget(request, device, is_cpu);
+  plan.block_size = request.block_size;
+  plan.max_model_len = max_model_len;
+  plan.weights = model->weights().bytes;
+  plan.workspace = measure_workspace(*model, traits, request, max_model_len);
+  if (request.index_bytes) plan.workspace += request.index_bytes(max_model_len);
+  plan.scratch = traits.own_scratch(device.num_threads, checkpoint.config.vocab_size);
+  plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
+  plan.num_blocks = plan_blocks(plan, request, is_cpu);
+  plan.max_concurrency = static_cast<double>(plan.num_blocks) / static_cast<double>(blocks_for(max_model_len, plan.block_size));
+  return plan;
 }
 
 }  // namespace
@@ -69,34 +99,31 @@ size_t measure_workspace(Model& model, const BackendTraits& traits, const Memory
   return arena.high_water();
 }
 
-MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits, const DeviceInfo& device, const MemoryRequest& request) {
+MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits, const DeviceInfo& device,
+                       const MemoryRequest& request) {
   const int64_t trained = checkpoint.config.max_context;
-  const bool is_cpu = device.num_threads > 0;
-  MemoryPlan plan;
-  plan.total = device.total_bytes;
-  plan.available = device.available_bytes;
-  plan.budget = plan_budget(request, device, is_cpu);
-  plan.block_size = request.block_size;
-  plan.max_model_len = request.max_model_len.value_or(trained);
-  require(plan.max_model_len <= trained, "max_model_len must be <= ", trained, ", the model's context, got ", plan.max_model_len);
-
-  const std::unique_ptr<Decoder> model = plan_decoder(checkpoint, traits, plan.max_model_len);
-  plan.weights = model->weights().bytes;
-  plan.workspace = measure_workspace(*model, traits, request, plan.max_model_len) + request.index_bytes;
-  plan.scratch = traits.own_scratch(device.num_threads, checkpoint.config.vocab_size);
-  plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
-  plan.num_blocks = plan_blocks(plan, request, is_cpu);
-  check_room(plan, request);
-
-  if (blocks_for(plan.max_model_len, plan.block_size) > plan.num_blocks) {
-    const int64_t fitting = plan.num_blocks * plan.block_size;
-    require(!request.max_model_len, "max_model_len ", plan.max_model_len, " needs ", blocks_for(plan.max_model_len, plan.block_size),
-            " KV blocks (", gib(plan.kv_block * static_cast<size_t>(blocks_for(plan.max_model_len, plan.block_size))), "), but only ",
-            plan.num_blocks, " fit; max_model_len up to ", fitting, " would fit");
-    plan.max_model_len = fitting;
-    plan.weights = plan_decoder(checkpoint, traits, fitting)->weights().bytes;
+  const int64_t wanted = request.max_model_len.value_or(trained);
+  require(wanted <= trained, "max_model_len must be <= ", trained, ", the model's context, got ", wanted);
+  const auto plan_for = [&](int64_t max_model_len) { return plan_length(checkpoint, traits, device, request, max_model_len); };
+  MemoryPlan plan = plan_for(wanted);
+  if (!request.max_model_len && !holds(plan)) {
+    int64_t fitting = 0, too_many = blocks_for(trained, request.block_size);
+    if (request.num_kv_blocks || request.kv_cache_memory) {
+      if (plan.num_blocks < too_many) fitting = plan.num_blocks;  // the caller's choice is kept, the context follows it
+    } else {
+      // All that a context needs grows with it, so the longest that fits is found by bisection, in whole blocks.
+      while (too_many - fitting > 1) {
+        const int64_t middle = fitting + (too_many - fitting) / 2;
+        (holds(plan_for(middle * request.block_size)) ? fitting : too_many) = middle;
+      }
+    }
+    if (fitting > 0) plan = plan_for(fitting * request.block_size);
   }
-  plan.max_concurrency = static_cast<double>(plan.num_blocks) / static_cast<double>(blocks_for(plan.max_model_len, plan.block_size));
+  check_room(plan, request);
+  require(blocks_for(plan.max_model_len, plan.block_size) <= plan.num_blocks, "max_model_len ", plan.max_model_len, " needs ",
+          blocks_for(plan.max_model_len, plan.block_size), " KV blocks (",
+          gib(plan.kv_block * static_cast<size_t>(blocks_for(plan.max_model_len, plan.block_size))), "), but only ",
+          plan.num_blocks, " fit; max_model_len up to ", plan.num_blocks * plan.block_size, " would fit");
   return plan;
 }
 

@@ -1,4 +1,5 @@
-// What the engine knows of a model: its sizes and one forward pass over a batch. Implementations: decoder.cc; tests have simulated ones.
+// What the engine knows of a model: its sizes and one forward pass over a batch. Implementations: decoder.cc; tests have
+// simulated ones.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,8 @@
 
 namespace pagoda {
 
-/// A family member. The readers hf_config.cc and gguf_config.cc fill what all families share; the row's functions set the switches.
+/// A family member. The readers hf_config.cc and gguf_config.cc fill what all families share; the row's functions set the
+/// switches.
 struct Architecture {
   const char* hf_name;    ///< `architectures[0]` of config.json
   const char* gguf_name;  ///< `general.architecture`, null if GGUF has none

@@ -10,7 +10,8 @@ namespace pagoda {
 
 std::vector<double> rope_frequencies(const RopeConfig& rope) {
   const auto num_pairs = static_cast<size_t>(rope.rotary_dim / 2);
-  require(rope.divisors.empty() || rope.divisors.size() == num_pairs, "rope_freqs has ", rope.divisors.size(), " factors, wanted ", num_pairs);
+  require(rope.divisors.empty() || rope.divisors.size() == num_pairs, "rope_freqs has ", rope.divisors.size(),
+          " factors, wanted ", num_pairs);
   std::vector<double> frequencies(num_pairs);
   for (size_t i = 0; i < num_pairs; ++i) {
     double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(i) / rope.rotary_dim);

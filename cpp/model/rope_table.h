@@ -9,8 +9,8 @@
 namespace pagoda {
 
 /// Turns per position of each pair, [rotary_dim / 2], in radians, after scaling.
-/// linear: divided by the factor. llama3: low frequencies divided by the factor, high ones kept, those between blended (Llama 3.1's
-/// published rule). divisors: each divided by its own.
+/// linear: divided by the factor. llama3: low frequencies divided by the factor, high ones kept, those between blended
+/// (Llama 3.1's published rule). divisors: each divided by its own.
 std::vector<double> rope_frequencies(const RopeConfig& rope);
 
 /// [num_positions, rotary_dim]: rotary_dim/2 cosines, then as many sines. Angles are formed in float, as the references do.

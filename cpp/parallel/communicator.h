@@ -1,4 +1,5 @@
-// How the ranks of a tensor-parallel group exchange activations. The decoder calls it at the two places where a split layer needs a sum.
+// How the ranks of a tensor-parallel group exchange activations. The decoder calls it at the two places where a split layer
+// needs a sum.
 #pragma once
 
 #include "core/tensor.h"

@@ -68,7 +68,8 @@ int32_t& TokenCounts::index_of(int32_t token) {
     }
   }
   size_t slot = mix(token) & (slots_.size() - 1);
-  while (slots_[slot] >= 0 && entries_[static_cast<size_t>(slots_[slot])].token != token) slot = (slot + 1) & (slots_.size() - 1);
+  while (slots_[slot] >= 0 && entries_[static_cast<size_t>(slots_[slot])].token != token)
+    slot = (slot + 1) & (slots_.size() - 1);
   return slots_[slot];
 }
 

@@ -1,5 +1,5 @@
-// Turns a sequence's parameters and history into rows of the fused sampling operation. Keeps no state of its own beyond the token counts.
-// Called by engine/runner for every sequence that needs a token.
+// Turns a sequence's parameters and history into rows of the fused sampling operation. Keeps no state of its own beyond the
+// token counts. Called by engine/runner for every sequence that needs a token.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace pagoda {
 
-/// Philox key of choice `choice` of a request: choice 0 uses the seed itself, others a mix, so that n choices differ reproducibly.
+/// Philox key of choice `choice` of a request: choice 0 uses the seed itself, others a mix, so that n choices differ
+/// reproducibly.
 uint64_t choice_key(int64_t seed, int32_t choice);
 
 /// Distinct tokens of one sequence's context, kept up to date only when penalties are in use.
@@ -31,11 +32,11 @@ class TokenCounts {
 struct SampleSource {
   const SamplingParams* params = nullptr;
   uint64_t key = 0;
-  std::span<const int32_t> tokens;              ///< prompt and output so far
+  std::span<const int32_t> tokens;  ///< prompt and output so far
   int64_t num_prompt = 0;
-  const TokenCounts* counts = nullptr;          ///< set when params->uses_penalties()
+  const TokenCounts* counts = nullptr;  ///< set when params->uses_penalties()
   std::span<const std::vector<int32_t>> bad_words;
-  std::span<const int32_t> eos_tokens;          ///< the model's end-of-sequence tokens
+  std::span<const int32_t> eos_tokens;  ///< the model's end-of-sequence tokens
 };
 
 /// Appends the row that draws the next token (position tokens.size()).

@@ -14,13 +14,14 @@
 /// Calls of the global operator new in this test binary.
 static std::atomic<int64_t> num_allocations{0};
 
-void* operator new(size_t bytes) {
+// Not inlined: g++ would see malloc paired with delete, or new with free, and warn.
+[[gnu::noinline]] void* operator new(size_t bytes) {
   ++num_allocations;
   if (void* data = std::malloc(bytes ? bytes : 1)) return data;
   throw std::bad_alloc();
 }
-void operator delete(void* data) noexcept { std::free(data); }
-void operator delete(void* data, size_t) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, size_t) noexcept { std::free(data); }
 
 namespace pagoda {
 namespace {

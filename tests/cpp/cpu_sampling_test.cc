@@ -41,7 +41,8 @@ SampleResult run(Isa isa, const std::vector<float>& logits, const SampleBatch& b
 std::vector<float> adjusted(const float* logits, const SampleBatch& batch, const SampleRow& row) {
   std::vector<float> x(logits, logits + batch.vocab_size);
   for (int i = 0; i < batch.vocab_size; ++i) {
-    if (row.mask >= 0 && !(batch.masks[static_cast<size_t>(row.mask * batch.mask_words() + i / 32)] >> (i % 32) & 1)) x[i] = -kInfinity;
+    if (row.mask >= 0 && !(batch.masks[static_cast<size_t>(row.mask * batch.mask_words() + i / 32)] >> (i % 32) & 1))
+      x[i] = -kInfinity;
   }
   for (int i = row.edits_begin; i < row.edits_end; ++i) x[batch.edits[i].token] += batch.edits[i].bias;
   for (int i = row.counts_begin; i < row.counts_end; ++i) {
@@ -296,7 +297,8 @@ TEST(Sampling, twenty_thousand_draws_follow_the_exact_distribution) {
       row.key = 42 + i;
       row.log_min_p = row.min_p > 0 ? std::log(row.min_p) : 0;
       const std::vector<double> expected = exact_distribution(logits, row);
-      EXPECT_LT(chi_square(isa, logits, row, expected), 27.9) << isa_name(isa) << " case " << i;  // 99.9 % point at 9 degrees of freedom
+      EXPECT_LT(chi_square(isa, logits, row, expected), 27.9)
+          << isa_name(isa) << " case " << i;  // 99.9 % point at 9 degrees of freedom
     }
   }
 }

@@ -20,7 +20,7 @@ class MemoryPlanTest : public testing::Test {
     request_.max_num_seqs = 8;
     request_.max_num_batched_tokens = 32;
     request_.max_logit_rows = 16;
-    request_.index_bytes = 1000;
+    request_.index_bytes = [](int64_t) { return size_t{1000}; };
   }
 
   static DeviceInfo cpu(size_t total, size_t available) { return {"test", "portable", 1, total, available}; }

@@ -97,7 +97,8 @@ struct Row {
   }
 };
 
-Row make_row(const SamplingParams& params, std::vector<int32_t> tokens, int64_t num_prompt, std::vector<std::vector<int32_t>> bad_words = {}) {
+Row make_row(const SamplingParams& params, std::vector<int32_t> tokens, int64_t num_prompt,
+             std::vector<std::vector<int32_t>> bad_words = {}) {
   Row result;
   result.batch.vocab_size = 100;
   const std::vector<int32_t> eos{2, 3};
@@ -108,9 +109,7 @@ Row make_row(const SamplingParams& params, std::vector<int32_t> tokens, int64_t 
   return result;
 }
 
-TEST(Sampler, the_counter_is_the_position_of_the_token_to_draw) {
-  EXPECT_EQ(make_row({}, {1, 2, 3, 4}, 2).row().counter, 4u);
-}
+TEST(Sampler, the_counter_is_the_position_of_the_token_to_draw) { EXPECT_EQ(make_row({}, {1, 2, 3, 4}, 2).row().counter, 4u); }
 
 TEST(Sampler, end_and_stop_tokens_are_banned_before_min_tokens_only) {
   SamplingParams params;

@@ -182,7 +182,8 @@ def test_writing_to_a_pipe_nobody_reads_exits_141_without_a_word(command: str) -
 
 def test_ctrl_c_exits_130_without_a_word() -> None:
     code = (
-        "import sys, time, types\n"
+        "import signal, sys, time, types\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background run hands on an ignored SIGINT
         "def run(args):\n"
         "    print('running', flush=True); time.sleep(30)\n"
         "sys.modules['enginectl.doctor'] = types.SimpleNamespace(__doc__='', add_arguments=lambda p: None, run=run)\n"

@@ -113,7 +113,7 @@ class EchoClient:
         self.params: list[SamplingParams] = []
         self.seen: Messages = []
 
-    def encode(self, tokenizer: object, template: object, messages: Messages) -> list[int]:
+    def encode_chat(self, messages: Messages) -> list[int]:
         self.seen = [dict(message) for message in messages]
         return [0] * sum(len(message["content"]) for message in messages)
 
@@ -150,7 +150,6 @@ def client(monkeypatch: pytest.MonkeyPatch) -> EchoClient:
 
     monkeypatch.setattr(enginectl.session, "resolve", lambda name: None)
     monkeypatch.setattr(enginectl.session, "EngineClient", types.SimpleNamespace(create=create))
-    monkeypatch.setattr(enginectl.chat, "encode_chat", made.encode)
     return made
 
 
@@ -208,13 +207,16 @@ def test_a_model_without_a_chat_template_is_refused(
 
 
 SLOW_CHAT = """
-import asyncio, sys, types
-import enginectl.chat, enginectl.session
+import asyncio, signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background hands on an ignored SIGINT
+import enginectl.session
 from enginectl.__main__ import main
 from pagoda.client import TokenEvent
 
 class SlowClient:
     model_name, max_model_len, tokenizer, chat_template, default_params = "slow", 400, object(), object(), {}
+    def encode_chat(self, messages):
+        return [0] * len(messages)
     async def generate(self, prompt, params):
         try:
             for number in range(1000):
@@ -227,7 +229,6 @@ class SlowClient:
 
 enginectl.session.resolve = lambda name: None
 enginectl.session.EngineClient = types.SimpleNamespace(create=lambda config: SlowClient())
-enginectl.chat.encode_chat = lambda tokenizer, template, messages: [0] * len(messages)
 sys.exit(main(["chat"]))
 """
 
@@ -289,6 +290,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_chat() -> None:
 def test_ctrl_c_at_the_prompt_leaves_with_130() -> None:
     typist = Typist()
     typist.wait_for("> ")
+    time.sleep(0.5)  # readline shows the prompt a moment before it begins to wait
     typist.process.send_signal(signal.SIGINT)
     typist.wait_for("CLOSED")
     assert typist.close() == 130

@@ -156,8 +156,8 @@ void CpuBackend::sample(const Tensor& logits, const SampleBatch& batch, SampleRe
 namespace pagoda {
 
 const BackendTraits& cpu_traits() {
-  static const BackendTraits traits{"cpu", DType::f32, cpu::packed_bytes, cpu::linear_workspace, cpu::attention_workspace,
-                                    cpu::own_scratch};
+  static const BackendTraits traits{
+      "cpu", DType::f32, cpu::packed_bytes, cpu::linear_workspace, cpu::attention_workspace, cpu::own_scratch};
   return traits;
 }
 

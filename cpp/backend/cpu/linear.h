@@ -23,8 +23,8 @@ size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, std::spa
 ///
 /// Arithmetic: f32 and f16 weights times f32 input. bf16 weights times f32 input, or times input rounded to bf16 where
 /// kernels.rounds_to_bf16. Quantised weights times input quantised to 15 bits per row and block of 32 (QuantBlock); the integer
-/// products of a block are exact. Each element is one f32 accumulator over K in order: its bits depend on neither T nor the number of
-/// threads, and for quantised, f32 and f16 weights avx2 and avx512 agree.
+/// products of a block are exact. Each element is one f32 accumulator over K in order: its bits depend on neither T nor the
+/// number of threads, and for quantised, f32 and f16 weights avx2 and avx512 agree.
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
 

@@ -119,8 +119,8 @@ struct Portable {
     return each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
   }
   static Floats finish4(const Sum4& high, const Sum4& low, int32_t offset) {
-    return each(
-        [&](S8 h, S8 l) { return __builtin_convertvector((sum_pairs(h) << kHighShift) + sum_pairs(l) + offset, F4); }, high, low);
+    return each([&](S8 h, S8 l) { return __builtin_convertvector((sum_pairs(h) << kHighShift) + sum_pairs(l) + offset, F4); },
+                high, low);
   }
   // One product, at most 255 * 127, fits int16; the sum of two does not.
   static Sum8 start8(int32_t offset) {

@@ -161,8 +161,8 @@ void q4_tile(const TileArgs& args) {
   store_tile<Simd, kRows>(args, acc);
 }
 
-/// Scale of a block whose largest magnitude has these bits, and the factor that brings its values into [-kMaxQuant, kMaxQuant]. The
-/// scale is NaN for NaN and infinity. Magnitudes below 2^-100 count as zero, so that the factor stays finite.
+/// Scale of a block whose largest magnitude has these bits, and the factor that brings its values into [-kMaxQuant, kMaxQuant].
+/// The scale is NaN for NaN and infinity. Magnitudes below 2^-100 count as zero, so that the factor stays finite.
 template <class Simd>
 [[gnu::always_inline]] inline float block_scale(uint32_t largest_bits, float& inverse) {
   constexpr uint32_t kInfinityBits = 0x7f800000u;

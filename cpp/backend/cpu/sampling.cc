@@ -1,6 +1,6 @@
 // Row logic of the CPU sampler over the whole-row passes of the chosen ISA.
-// Bytes per row: V * 4 read once (greedy) to about five times (top-p), from L2. Thresholds: the set kept by top-k, top-p and min-p is
-// always {x >= threshold}; ties with the threshold are kept.
+// Bytes per row: V * 4 read once (greedy) to about five times (top-p), from L2. Thresholds: the set kept by top-k, top-p and
+// min-p is always {x >= threshold}; ties with the threshold are kept.
 #include "backend/cpu/sampling.h"
 
 #include <algorithm>
@@ -163,13 +163,15 @@ class RowSampler {
     return members(x, bin, 0)[static_cast<size_t>(need - above - 1)];
   }
 
-  /// Smallest key of the shortest run of most likely values (none below `min_key`) whose mass reaches top_p of the mass from `min_key` up.
+  /// Smallest key of the shortest run of most likely values (none below `min_key`) whose mass reaches top_p of the mass from
+  /// `min_key` up.
   uint32_t threshold_of_mass(const float* x, float max, uint32_t min_key) {
     const size_t last_bin = min_key ? bin_of(max, key_to_float(min_key)) : kNumBins - 1;
     uint64_t total = 0;
     for (size_t bin = 0; bin < last_bin; ++bin) total += scratch_.sums[bin];
     for (uint32_t key : members(x, last_bin, min_key)) total += fixed_mass(key_to_float(key), max);
-    const uint64_t need = std::max<uint64_t>(1, static_cast<uint64_t>(static_cast<double>(row_.top_p) * static_cast<double>(total)));
+    const uint64_t need =
+        std::max<uint64_t>(1, static_cast<uint64_t>(static_cast<double>(row_.top_p) * static_cast<double>(total)));
     uint64_t mass = 0;
     size_t bin = 0;
     while (bin < last_bin && mass + scratch_.sums[bin] < need) mass += scratch_.sums[bin++];
@@ -190,7 +192,9 @@ class RowSampler {
   /// Logprobs and rank from the raw logits.
   void report(SampledRow& out, int32_t* top_tokens, float* top_logprobs) {
     const double log_total = std::log(static_cast<double>(kernels_.total_mass(raw_, n_, raw_max_)) * kMassUnit);
-    const auto logprob = [&](float x) { return static_cast<float>(static_cast<double>(x) - static_cast<double>(raw_max_) - log_total); };
+    const auto logprob = [&](float x) {
+      return static_cast<float>(static_cast<double>(x) - static_cast<double>(raw_max_) - log_total);
+    };
     out.logprob = logprob(raw_[out.token]);
     out.rank = static_cast<int32_t>(1 + kernels_.count_above(raw_, n_, raw_[out.token]));
     if (row_.num_top == 0) return;
@@ -246,8 +250,8 @@ void SamplingScratch::prepare(int num_threads, int64_t vocab_size) {
   }
 }
 
-void sample(const SamplingKernels& kernels, ThreadPool& pool, SamplingScratch& scratch, const Tensor& logits, const SampleBatch& batch,
-            SampleResult& result) {
+void sample(const SamplingKernels& kernels, ThreadPool& pool, SamplingScratch& scratch, const Tensor& logits,
+            const SampleBatch& batch, SampleResult& result) {
   const auto num_rows = batch.rows.size();
   const auto max_top = static_cast<size_t>(batch.max_top);
   scratch.prepare(pool.num_threads(), batch.vocab_size);

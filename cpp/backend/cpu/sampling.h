@@ -1,6 +1,6 @@
 // The fused sampler on the CPU: bias and bans, penalties, temperature, top-k, top-p, min-p, draw, logprobs. One task per row.
-// Called by CpuBackend::sample. The arithmetic is defined bit for bit (sampling_math.h), so every ISA and every other backend draws the
-// same token from the same logits.
+// Called by CpuBackend::sample. The arithmetic is defined bit for bit (sampling_math.h), so every ISA and every other backend
+// draws the same token from the same logits.
 #pragma once
 
 #include "backend/cpu/sampling_kernels.h"
@@ -31,9 +31,9 @@ class SamplingScratch {
   std::vector<Row> rows_;
 };
 
-/// Samples every row of logits[R, vocab] (f32, rows may be strided; left unchanged). Rows are independent tasks. Allocates nothing once
-/// scratch and result have grown to their size.
-void sample(const SamplingKernels& kernels, ThreadPool& pool, SamplingScratch& scratch, const Tensor& logits, const SampleBatch& batch,
-            SampleResult& result);
+/// Samples every row of logits[R, vocab] (f32, rows may be strided; left unchanged). Rows are independent tasks. Allocates
+/// nothing once scratch and result have grown to their size.
+void sample(const SamplingKernels& kernels, ThreadPool& pool, SamplingScratch& scratch, const Tensor& logits,
+            const SampleBatch& batch, SampleResult& result);
 
 }  // namespace pagoda::cpu

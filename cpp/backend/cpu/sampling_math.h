@@ -1,6 +1,6 @@
 // The numbers behind the draw: ordered float keys and the 2^38 fixed-point mass exp(x - max).
-// Only additions, multiplications and fused multiply-adds, so that every machine gets the same bits; sums of masses are integer sums and
-// therefore exact in any order. Source: shared design of the CPU and CUDA samplers (docs/ARCHITECTURE.md, Sampling).
+// Only additions, multiplications and fused multiply-adds, so that every machine gets the same bits; sums of masses are integer
+// sums and therefore exact in any order. Source: shared design of the CPU and CUDA samplers (docs/ARCHITECTURE.md, Sampling).
 #pragma once
 
 #include <bit>
@@ -19,7 +19,8 @@ inline __attribute__((always_inline)) float exp2_fixed(float x) {
   // max(x, -120) on the bits: among floats <= 0 the more negative has the larger pattern, and an integer minimum vectorises
   const uint32_t x_bits = std::bit_cast<uint32_t>(x), lowest_bits = std::bit_cast<uint32_t>(-120.0f);
   const float clamped = std::bit_cast<float>(x_bits < lowest_bits ? x_bits : lowest_bits);
-  // 2^x = 2^whole * 2^part with whole the nearest integer, found by truncation, which vectorises without assumptions about traps
+  // 2^x = 2^whole * 2^part with whole the nearest integer, found by truncation, which vectorises without assumptions about
+  // traps
   const int32_t whole = static_cast<int32_t>(clamped - 0.5f);
   const float part = clamped - static_cast<float>(whole);  // in [-0.5, 0.5]
   float p = 1.5403530e-4f;

@@ -1,5 +1,6 @@
-// Whole-row sampling passes as plain loops that the compiler vectorises. Included by sampling_{portable,avx2,avx512}.cc, each with its own
-// instruction set, inside that file's anonymous namespace: define PAGODA_SAMPLING_TABLE first, the name of the table to make.
+// Whole-row sampling passes as plain loops that the compiler vectorises. Included by sampling_{portable,avx2,avx512}.cc, each
+// with its own instruction set, inside that file's anonymous namespace: define PAGODA_SAMPLING_TABLE first, the name of the
+// table to make.
 #include "backend/cpu/sampling_kernels.h"
 #include "backend/cpu/sampling_math.h"
 
@@ -30,7 +31,8 @@ void masses_pass(const float* x, int64_t n, float max, uint32_t min_key, uint64_
 void bins_pass(const float* x, int64_t n, float max, uint16_t* out) {
   for (int64_t i = 0; i < n; ++i) {
     const float steps = (max - x[i]) * 64.0f;
-    out[i] = static_cast<uint16_t>(static_cast<int32_t>(steps < static_cast<float>(kNumBins - 1) ? steps : static_cast<float>(kNumBins - 1)));
+    out[i] = static_cast<uint16_t>(
+        static_cast<int32_t>(steps < static_cast<float>(kNumBins - 1) ? steps : static_cast<float>(kNumBins - 1)));
   }
 }
 

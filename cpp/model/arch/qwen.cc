@@ -12,8 +12,8 @@ void read_windows(const Json& json, ModelConfig& config) {
   const int window = read_int(json, "sliding_window", 0);
   const Json* types = json.find("layer_types");
   const bool typed = types && types->is_array();
-  require(!typed || types->items().size() == config.windows.size(), "config.json: layer_types has ", typed ? types->items().size() : 0,
-          " entries, num_hidden_layers is ", config.windows.size());
+  require(!typed || types->items().size() == config.windows.size(), "config.json: layer_types has ",
+          typed ? types->items().size() : 0, " entries, num_hidden_layers is ", config.windows.size());
   const int64_t first = json.get_int("max_window_layers", 0);
   for (size_t layer = 0; layer < config.windows.size(); ++layer) {
     const bool slides = typed ? types->items()[layer].as_string() == "sliding_attention" : static_cast<int64_t>(layer) >= first;
