@@ -47,8 +47,9 @@ void from_python(const char* name, py::handle value, std::string& out) {
 }
 
 void from_python(const char* name, py::handle value, std::map<int64_t, double>& out) {
-  require(PyDict_Check(value.ptr()), name, " must map token ids to numbers, got ", shown(value));
   out.clear();
+  if (value.is_none()) return;
+  require(PyDict_Check(value.ptr()), name, " must map token ids to numbers, got ", shown(value));
   for (const auto& [key, entry] : py::reinterpret_borrow<py::dict>(value)) {
     int64_t token = 0;
     from_python(name, key, token);

@@ -37,10 +37,15 @@ void from_python(const char* name, py::handle value, std::optional<T>& out) {
   }
 }
 
+/// None is an empty list; a string stands for a list of one.
 template <class T>
 void from_python(const char* name, py::handle value, std::vector<T>& out) {
-  require(PyList_Check(value.ptr()) || PyTuple_Check(value.ptr()), name, " must be a list, got ", shown(value));
   out.clear();
+  if (value.is_none()) return;
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (PyUnicode_Check(value.ptr())) return from_python(name, value, out.emplace_back());
+  }
+  require(PyList_Check(value.ptr()) || PyTuple_Check(value.ptr()), name, " must be a list, got ", shown(value));
   for (py::handle item : py::reinterpret_borrow<py::sequence>(value)) {
     T element;
     from_python(name, item, element);

@@ -49,6 +49,15 @@ int fitting(std::string_view key, int64_t value) {
   return static_cast<int>(value);
 }
 
+/// Quantised Hugging Face checkpoints keep their numbers under other tensor names; their method is named instead of a missing
+/// tensor.
+void refuse_quantisation(const Json& json) {
+  const Json* quantisation = json.find("quantization_config");
+  if (!quantisation || !quantisation->is_object()) return;
+  throw InvalidArgument(str("config.json: quantization_config: method '", quantisation->get_string("quant_method", "unknown"),
+                            "' is not supported; use safetensors in f32, f16 or bf16, or a GGUF file"));
+}
+
 }  // namespace
 
 int read_int(const Json& json, std::string_view key) { return fitting(key, json.get_int(key)); }
@@ -72,6 +81,7 @@ void add_eos_tokens(const Json& json, const char* file, ModelConfig& config) {
 }
 
 ModelConfig read_hf_config(const Json& json) {
+  refuse_quantisation(json);
   ModelConfig config;
   config.architecture = architecture_name(json);
   const Architecture& architecture = find_hf_architecture(config.architecture);

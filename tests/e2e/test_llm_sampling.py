@@ -32,6 +32,11 @@ def plain(llm: LLM) -> CompletionOutput:
     return one(llm, temperature=0, max_tokens=24, ignore_eos=True)
 
 
+def test_a_lone_stop_string_and_none_mean_lists() -> None:
+    params = SamplingParams(stop="x", stop_token_ids=None, logit_bias=None)
+    assert (params.stop, params.stop_token_ids, params.logit_bias) == (["x"], [], {})
+
+
 def test_a_stop_string_across_tokens_cuts_the_text(llm: LLM, plain: CompletionOutput) -> None:
     tokenizer = llm.get_tokenizer()
     pieces = [tokenizer.decode(plain.token_ids[: count + 1]) for count in range(24)]
