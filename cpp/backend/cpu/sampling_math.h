@@ -1,6 +1,6 @@
 // The numbers behind the draw: ordered float keys and the 2^38 fixed-point mass exp(x - max).
 // Only additions, multiplications and fused multiply-adds, so that every machine gets the same bits; sums of masses are integer
-// sums and therefore exact in any order. Source: shared design of the CPU and CUDA samplers (docs/ARCHITECTURE.md, Sampling).
+// sums and therefore exact in any order (docs/ARCHITECTURE.md, Sampling). Every backend must produce these bits.
 #pragma once
 
 #include <bit>
