@@ -49,7 +49,7 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Stops the engine and frees nothing that others hold. Idempotent."""
+        """Stops the engine; requests that run elsewhere end with abort. Idempotent."""
         self._model.close()
 
     @property
@@ -59,9 +59,7 @@ class LLM:
 
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises InvalidArgument when the model was loaded without one."""
-        if self._model.tokenizer is None:
-            raise InvalidArgument("the model was loaded without a tokenizer; prompts must be token ids")
-        return self._model.tokenizer
+        return self._model.require_tokenizer()
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What `generate` uses when no parameters are given: the model's generation_config.json over the defaults."""
@@ -85,8 +83,8 @@ class LLM:
 
         `prompts` are texts or lists of token ids; one prompt may stand alone. `params` is one for all or one for each;
         values they do not give fall back to the model's generation_config.json. Raises InvalidArgument when a request
-        can never be served (then none of this call runs on), DeviceError when the engine fails. A request that fails
-        alone has finish_reason `error`.
+        can never be served (the rest of the call is then aborted), DeviceError when the engine fails. A request that
+        fails alone has finish_reason `error`.
         """
         batch = _as_batch(prompts)
         all_params = self._params_for(batch, params)

@@ -41,7 +41,7 @@ class LoadedModel:
 
     def encode(self, text: str) -> list[int]:
         """A prompt's token ids. Raises InvalidArgument when the model was loaded without a tokenizer."""
-        return self._require_tokenizer().encode(text)
+        return self.require_tokenizer().encode(text)
 
     def encode_chat(
         self,
@@ -53,7 +53,7 @@ class LoadedModel:
 
         Raises InvalidArgument without tokenizer or template, TemplateError for messages the template does not take.
         """
-        tokenizer = self._require_tokenizer()
+        tokenizer = self.require_tokenizer()
         if self.chat_template is None:
             raise InvalidArgument("the model has no chat template; use a plain prompt, or set chat_template")
         return encode_chat(
@@ -64,7 +64,8 @@ class LoadedModel:
             continue_final_message=continue_final_message,
         )
 
-    def _require_tokenizer(self) -> Tokenizer:
+    def require_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InvalidArgument when the model was loaded without one."""
         if self.tokenizer is None:
             raise InvalidArgument("the model was loaded without a tokenizer; prompts must be token ids")
         return self.tokenizer

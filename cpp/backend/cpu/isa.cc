@@ -8,7 +8,9 @@ namespace pagoda::cpu {
 #if defined(__x86_64__)
 bool isa_supported(Isa isa) {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  // All that the kernel files are compiled with (cmake/PagodaFolder.cmake) must be there.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("bmi2");
   switch (isa) {
     case Isa::portable:
       return true;

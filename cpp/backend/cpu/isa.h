@@ -7,7 +7,7 @@
 
 namespace pagoda::cpu {
 
-/// portable: the compiler's baseline. avx2: AVX2, FMA, F16C. avx512: also AVX-512 F, BW, VL, DQ, VNNI, BF16.
+/// portable: the compiler's baseline. avx2: AVX2, FMA, F16C, BMI2. avx512: also AVX-512 F, BW, VL, DQ, VNNI, BF16.
 enum class Isa : uint8_t { portable, avx2, avx512 };
 
 /// Whether this machine and its operating system can run code compiled for `isa`.

@@ -15,9 +15,9 @@ constexpr int kNumFormats = 6;   ///< enumerators of WeightFormat
 constexpr int kMaxTileRows = 8;  ///< input rows of the largest tile
 
 /// Largest |q| of a quantised input, and the weight of its high byte: q = 128 * high + low with high in [-127, 127] and low in
-/// [-64, 63]. Two byte products instead of one: with plain int8 input the quantisation of the *input* costs more accuracy than
-/// that of the weights (SmolLM2 Q4_1: mean logprob error 0.06 instead of 0.001), and the second product is cheap because both
-/// share the unpacked weights and one conversion to float.
+/// [-64, 63]. Two byte products instead of one, which share the unpacked weights and the conversion to float: against the same
+/// weights in full precision the mean logprob error of SmolLM2 Q4_1 is 0.06 with 8-bit input and 0.0005 with this (f32 KV
+/// cache).
 constexpr int32_t kMaxQuant = 127 * 128;
 constexpr int kHighShift = 7;
 
