@@ -36,9 +36,29 @@ struct KvLayer {
   KvLayout layout;
 };
 
-enum class Activation : uint8_t { silu, gelu_tanh, gelu };
+enum class Activation : uint8_t {
+  silu,       ///< x / (1 + e^-x)
+  gelu_tanh,  ///< x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+  gelu,       ///< x / 2 * (1 + erf(x / sqrt(2)))
+  relu,       ///< max(x, 0)
+  /// gpt-oss; gated only: with gate g clamped to at most 7 and up u clamped to [-7, 7], g / (1 + e^(-1.702 g)) * (u + 1)
+  clamped_swiglu,
+};
 
-/// Prepares one layer's fused projection: optional per-head RMS norm of q and k, rotary embedding (half-split pairs i, i +
+enum class NormKind : uint8_t {
+  rms,    ///< x / sqrt(mean(x^2) + eps) * weight
+  layer,  ///< (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, with the variance over H (not H - 1)
+};
+
+/// A normalisation over rows of H values.
+struct Norm {
+  NormKind kind = NormKind::rms;
+  const float* weight = nullptr;  ///< [H]
+  const float* bias = nullptr;    ///< [H], or null for none; layer only
+  float eps = 0;
+};
+
+/// Prepares one layer's fused projection: optional norm of each q and k head, rotary embedding (half-split pairs i, i +
 /// rotary_dim/2), then stores k and v in the cache.
 struct RopeStoreArgs {
   int num_heads = 0;
@@ -46,8 +66,10 @@ struct RopeStoreArgs {
   int head_dim = 0;
   int rotary_dim = 0;              ///< leading part of the head that is rotated; 0 = none
   const float* cos_sin = nullptr;  ///< [max_position, rotary_dim]: rotary_dim/2 cosines, then rotary_dim/2 sines
-  const float* q_norm = nullptr;   ///< [head_dim] or null
-  const float* k_norm = nullptr;   ///< [head_dim] or null
+  NormKind norm_kind = NormKind::rms;
+  const float* q_norm = nullptr;  ///< [head_dim], or [num_heads, head_dim], or null
+  const float* k_norm = nullptr;  ///< [head_dim], or [kv_heads, head_dim], or null
+  int norm_stride = 0;            ///< 0: one weight for all heads; head_dim: one for each
   float norm_eps = 0;
 };
 
@@ -58,6 +80,8 @@ struct AttentionArgs {
   float scale = 1;     ///< factor of q·k
   int window = 0;      ///< sliding window: a query at position p sees keys in (p - window, p]; 0 = all of [0, p]
   float soft_cap = 0;  ///< score = cap * tanh(score / cap); 0 = off
+  /// [num_heads] or null: the logit of a key of value 0 that every query of the head sees besides the others (gpt-oss).
+  const float* sinks = nullptr;
 };
 
 /// What the memory planner must know of a backend without creating one. All functions are pure.
@@ -110,10 +134,14 @@ class Backend {
 
   /// out[T, H] = rows `ids` of table, dequantised.
   virtual void embed(const Tensor& out, const Weight& table, const int32_t* ids) = 0;
-  /// out[T, H] = x / sqrt(mean(x^2) + eps) * weight[H] (f32).
-  virtual void rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) = 0;
-  /// residual += x; out = rms_norm(residual).
-  virtual void add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) = 0;
+  /// out[T, H] = norm(x[T, H]); `out` may be `x`.
+  virtual void norm(const Tensor& out, const Tensor& x, const Norm& norm) = 0;
+  /// residual += scale * x; out = norm(residual).
+  virtual void add_norm(const Tensor& out, const Tensor& residual, const Tensor& x, float scale, const Norm& norm) = 0;
+  /// residual[T, H] += scale * x[T, H].
+  virtual void add(const Tensor& residual, const Tensor& x, float scale) = 0;
+  /// x[T, H] = factor * x, then, if cap > 0, cap * tanh(x / cap). x is act or f32.
+  virtual void scale(const Tensor& x, float factor, float cap) = 0;
   /// out[T, rows] = x[T, cols] * weight^T + bias[rows] (f32 or null). `out` is act or f32. One output element is reduced in an
   /// order that depends on neither T nor the thread count.
   virtual void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) = 0;
@@ -126,6 +154,8 @@ class Backend {
                                const Batch& batch, void* workspace) = 0;
   /// out[T, I] = activation(gate) * up with gate | up = gate_up[T, 2I].
   virtual void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) = 0;
+  /// x[T, I] = activation(x).
+  virtual void activation(const Tensor& x, Activation activation) = 0;
   /// out[R, H] = rows `rows` of x.
   virtual void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) = 0;
   /// Samples every row of logits[R, vocab] (f32; may be overwritten). Waits for the result.

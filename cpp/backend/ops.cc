@@ -57,6 +57,12 @@ void Ops::check_activation(const char* operation, const char* name, const Tensor
          " with row stride ", tensor.row_stride);
 }
 
+void Ops::check_sum(const char* operation, const Tensor& residual, const Tensor& x) const {
+  check_activation(operation, "residual", residual);
+  check_activation(operation, "x", x);
+  ensure(residual.shape == x.shape, operation, ": residual ", describe(residual), " and x ", describe(x), " differ in shape");
+}
+
 Tensor Ops::allocate(DType dtype, Shape shape) {
   const Tensor view = Tensor::dense(nullptr, dtype, shape);
   ensure(shape.numel() >= 0, "allocate: negative shape ", describe(view));
@@ -70,20 +76,35 @@ Tensor Ops::embed(const Weight& table, const int32_t* ids, int64_t n) {
   return out;
 }
 
-Tensor Ops::rms_norm(const Tensor& x, const float* w, float eps) {
-  check_activation("rms_norm", "x", x);
+Tensor Ops::norm(const Tensor& x, const Norm& norm) {
+  check_activation("norm", "x", x);
   const Tensor out = allocate(traits_.activation_dtype, x.shape);
-  if (backend_) backend_->rms_norm(out, x, w, eps);
+  if (backend_) backend_->norm(out, x, norm);
   return out;
 }
 
-Tensor Ops::add_rms_norm(const Tensor& residual, const Tensor& x, const float* w, float eps) {
-  check_activation("add_rms_norm", "residual", residual);
-  check_activation("add_rms_norm", "x", x);
-  ensure(residual.shape == x.shape, "add_rms_norm: residual ", describe(residual), " and x ", describe(x), " differ in shape");
+void Ops::norm_in_place(const Tensor& x, const Norm& norm) {
+  check_activation("norm", "x", x);
+  if (backend_) backend_->norm(x, x, norm);
+}
+
+Tensor Ops::add_norm(const Tensor& residual, const Tensor& x, float scale, const Norm& norm) {
+  check_sum("add_norm", residual, x);
   const Tensor out = allocate(traits_.activation_dtype, x.shape);
-  if (backend_) backend_->add_rms_norm(out, residual, x, w, eps);
+  if (backend_) backend_->add_norm(out, residual, x, scale, norm);
   return out;
+}
+
+void Ops::add(const Tensor& residual, const Tensor& x, float scale) {
+  check_sum("add", residual, x);
+  if (backend_) backend_->add(residual, x, scale);
+}
+
+void Ops::scale(const Tensor& x, float factor, float cap) {
+  ensure(x.shape.rank() == 2 && (x.dtype == traits_.activation_dtype || x.dtype == DType::f32), "scale: x must be ",
+         dtype_name(traits_.activation_dtype), " or f32 [rows, columns], got ", describe(x));
+  ensure(cap >= 0, "scale: the cap must be >= 0, got ", cap);
+  if (backend_) backend_->scale(x, factor, cap);
 }
 
 Tensor Ops::linear(const Tensor& x, const Weight& weight, const float* bias) {
@@ -105,10 +126,10 @@ void Ops::linear_into(const Tensor& out, const Tensor& x, const Weight& weight, 
   if (backend_) backend_->linear(out, x, weight, bias, workspace);
 }
 
-Tensor Ops::logits(const Tensor& x, const Weight& weight) {
+Tensor Ops::logits(const Tensor& x, const Weight& weight, const float* bias) {
   check_activation("logits", "x", x);
   const Tensor out = allocate(DType::f32, {x.rows(), weight.rows});
-  linear_into(out, x, weight);
+  linear_into(out, x, weight, bias);
   return out;
 }
 
@@ -120,6 +141,8 @@ Tensor Ops::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const Kv
          " does not hold ", args.num_heads, " + 2 * ", args.kv_heads, " heads of ", args.head_dim);
   ensure(args.rotary_dim >= 0 && args.rotary_dim <= args.head_dim && args.rotary_dim % 2 == 0,
          "rope_store_kv: rotary_dim must be even and in [0, ", args.head_dim, "], got ", args.rotary_dim);
+  ensure(args.norm_stride == 0 || args.norm_stride == args.head_dim, "rope_store_kv: norm_stride must be 0 or head_dim ",
+         args.head_dim, ", got ", args.norm_stride);
   if (backend_) backend_->rope_store_kv(qkv, args, kv, batch);
   const int64_t q_cols = int64_t{args.num_heads} * args.head_dim;
   return {qkv.data, qkv.dtype, {qkv.rows(), q_cols}, qkv.row_stride};
@@ -146,6 +169,12 @@ Tensor Ops::gated_activation(const Tensor& gate_up, Activation activation) {
   const Tensor out = allocate(traits_.activation_dtype, {gate_up.rows(), gate_up.cols() / 2});
   if (backend_) backend_->gated_activation(out, gate_up, activation);
   return out;
+}
+
+void Ops::activation(const Tensor& x, Activation activation) {
+  check_activation("activation", "x", x);
+  ensure(activation != Activation::clamped_swiglu, "activation: clamped_swiglu needs a gate");
+  if (backend_) backend_->activation(x, activation);
 }
 
 Tensor Ops::gather_rows(const Tensor& x, const int32_t* rows, int64_t n) {

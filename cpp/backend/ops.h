@@ -26,16 +26,22 @@ class Ops {
 
   /// [n, table.cols] act: rows ids[n] of the table.
   Tensor embed(const Weight& table, const int32_t* ids, int64_t n);
-  /// [T, H] act from x[T, H] act and w[H].
-  Tensor rms_norm(const Tensor& x, const float* w, float eps);
-  /// residual[T, H] += x[T, H] (both act); returns rms_norm(residual).
-  Tensor add_rms_norm(const Tensor& residual, const Tensor& x, const float* w, float eps);
+  /// [T, H] act from x[T, H] act.
+  Tensor norm(const Tensor& x, const Norm& norm);
+  /// x[T, H] act = norm(x).
+  void norm_in_place(const Tensor& x, const Norm& norm);
+  /// residual[T, H] += scale * x[T, H] (both act); returns norm(residual).
+  Tensor add_norm(const Tensor& residual, const Tensor& x, float scale, const Norm& norm);
+  /// residual[T, H] += scale * x[T, H] (both act).
+  void add(const Tensor& residual, const Tensor& x, float scale);
+  /// x[T, H] (act or f32) = factor * x, then, if cap > 0, cap * tanh(x / cap).
+  void scale(const Tensor& x, float factor, float cap = 0);
   /// [T, weight.rows] act from x[T, weight.cols] act and bias[weight.rows] or null.
   Tensor linear(const Tensor& x, const Weight& weight, const float* bias = nullptr);
   /// The same into out[T, weight.rows], which is act or f32 and may be strided.
   void linear_into(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias = nullptr);
-  /// [R, weight.rows] f32.
-  Tensor logits(const Tensor& x, const Weight& weight);
+  /// [R, weight.rows] f32; bias[weight.rows] or null.
+  Tensor logits(const Tensor& x, const Weight& weight, const float* bias = nullptr);
   /// Norms and rotates q and k of qkv[T, (num_heads + 2 * kv_heads) * head_dim] act in place, stores k and v in the cache and
   /// returns the view of q, [T, num_heads * head_dim].
   Tensor rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch);
@@ -43,6 +49,8 @@ class Ops {
   Tensor paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch);
   /// [T, I] act from gate_up[T, 2I] act.
   Tensor gated_activation(const Tensor& gate_up, Activation activation);
+  /// x[T, I] act = activation(x).
+  void activation(const Tensor& x, Activation activation);
   /// [n, H] act: rows `rows`[n] of x[T, H] act.
   Tensor gather_rows(const Tensor& x, const int32_t* rows, int64_t n);
 
@@ -51,6 +59,7 @@ class Ops {
 
  private:
   void check_activation(const char* operation, const char* name, const Tensor& tensor) const;
+  void check_sum(const char* operation, const Tensor& residual, const Tensor& x) const;
 
   const BackendTraits& traits_;
   Backend* backend_;

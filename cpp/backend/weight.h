@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -12,14 +13,19 @@
 
 namespace pagoda {
 
-/// Rows of one stored tensor, as they lie in the file. Parts of one matrix are stacked in order (q, k, v; gate, up) and share
-/// `cols`; their formats may differ. `data` is null while planning.
+/// Makes one row of a matrix: writes weight_row_bytes(format, cols) bytes for stored row `row`. Pure; any thread.
+using RowReader = std::function<void(int64_t row, std::byte* out)>;
+
+/// Rows of one stored tensor. Parts of one matrix are stacked in order (q, k, v; gate, up) and share `cols`; their formats may
+/// differ. The rows lie in the file as they are (`data`), or are made one by one (`read`) because the file keeps them in
+/// another form: transposed, packed in another order, or to be quantised.
 struct WeightPart {
   WeightFormat format = WeightFormat::f32;
   int64_t rows = 0;
   int64_t cols = 0;
-  const std::byte* data = nullptr;  ///< row-major, rows weight_row_bytes(format, cols) apart
+  const std::byte* data = nullptr;  ///< row-major, rows weight_row_bytes(format, cols) apart; unused when `read` is set
   std::vector<int32_t> row_order;   ///< empty, or: packed row i is stored row row_order[i]
+  RowReader read = nullptr;
 };
 
 /// A packed matrix [rows, cols], immutable, shared by its users (a tied embedding and lm_head are one Weight).

@@ -26,6 +26,8 @@ static std::atomic<int64_t> num_allocations{0};
 namespace pagoda {
 namespace {
 
+Norm rms(const float* weight) { return {NormKind::rms, weight, nullptr, 1e-5f}; }
+
 constexpr int kTokens = 5, kHidden = 32, kVocab = 64;
 
 /// A one-layer "model" that calls every operation once, and everything it needs.
@@ -62,13 +64,13 @@ class TinyModel {
   }
 
   Tensor forward(Ops& ops) const {
-    const AttentionArgs attention{2, 1, 16, 0.25f, 0, 0};
-    const RopeStoreArgs rope{2, 1, 16, 16, cos_sin_.data(), nullptr, nullptr, 0};
+    const AttentionArgs attention{.num_heads = 2, .kv_heads = 1, .head_dim = 16, .scale = 0.25f};
+    const RopeStoreArgs rope{.num_heads = 2, .kv_heads = 1, .head_dim = 16, .rotary_dim = 16, .cos_sin = cos_sin_.data()};
     const Tensor residual = ops.embed(table_, batch_.token_ids, kTokens);
-    const Tensor h = ops.rms_norm(residual, norm_.data(), 1e-5f);
+    const Tensor h = ops.norm(residual, rms(norm_.data()));
     const Tensor q = ops.rope_store_kv(ops.linear(h, qkv_), rope, kv_, batch_);
     const Tensor x = ops.paged_attention(q, attention, kv_, batch_);
-    const Tensor mlp = ops.gated_activation(ops.add_rms_norm(residual, x, norm_.data(), 1e-5f), Activation::silu);
+    const Tensor mlp = ops.gated_activation(ops.add_norm(residual, x, 1.0f, rms(norm_.data())), Activation::silu);
     const Tensor out = ops.allocate(DType::f32, {kTokens, kHidden});
     ops.linear_into(out, mlp, down_);
     return ops.logits(ops.gather_rows(out, batch_.logit_rows, batch_.num_logit_rows), table_);
@@ -127,7 +129,7 @@ TEST(Ops, every_pointer_of_a_dry_run_is_null) {
   Ops ops(cpu_traits(), nullptr, arena);
   TinyModel model(nullptr);
   const Tensor qkv = ops.allocate(DType::f32, {kTokens, 64});
-  const RopeStoreArgs rope{2, 1, 16, 16, nullptr, nullptr, nullptr, 0};
+  const RopeStoreArgs rope{.num_heads = 2, .kv_heads = 1, .head_dim = 16, .rotary_dim = 16};
   const Tensor q = ops.rope_store_kv(qkv, rope, model.kv(), model.batch());
   EXPECT_EQ(qkv.data, nullptr);
   EXPECT_EQ(q.data, nullptr);
@@ -179,12 +181,15 @@ TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
   weight.part_formats = {WeightFormat::f32};
   const Tensor x = ops.allocate(DType::f32, {5, 31}), y = ops.allocate(DType::f32, {5, 32});
   const Tensor half = ops.allocate(DType::bf16, {5, 32}), cube = ops.allocate(DType::f32, {2, 3, 4});
-  const RopeStoreArgs rope{2, 1, 16, 16, nullptr, nullptr, nullptr, 0};
-  const AttentionArgs attention{2, 1, 16, 1, 0, 0};
+  const RopeStoreArgs rope{.num_heads = 2, .kv_heads = 1, .head_dim = 16, .rotary_dim = 16};
+  const AttentionArgs attention{.num_heads = 2, .kv_heads = 1, .head_dim = 16};
 
-  expect_shape_error("rms_norm", "bf16[5, 32]", [&] { ops.rms_norm(half, nullptr, 0); });
-  expect_shape_error("rms_norm", "f32[2, 3, 4]", [&] { ops.rms_norm(cube, nullptr, 0); });
-  expect_shape_error("add_rms_norm", "f32[5, 31]", [&] { ops.add_rms_norm(y, x, nullptr, 0); });
+  expect_shape_error("norm", "bf16[5, 32]", [&] { ops.norm(half, {}); });
+  expect_shape_error("norm", "f32[2, 3, 4]", [&] { ops.norm_in_place(cube, {}); });
+  expect_shape_error("add_norm", "f32[5, 31]", [&] { ops.add_norm(y, x, 1, {}); });
+  expect_shape_error("add", "f32[5, 31]", [&] { ops.add(y, x, 1); });
+  expect_shape_error("scale", "bf16[5, 32]", [&] { ops.scale(half, 1); });
+  expect_shape_error("activation", "bf16[5, 32]", [&] { ops.activation(half, Activation::silu); });
   expect_shape_error("linear", "weight[8, 32]", [&] { ops.linear(x, weight); });
   expect_shape_error("linear", "f32[5, 31]", [&] { ops.linear_into(x, y, weight); });
   expect_shape_error("logits", "bf16[5, 32]", [&] { ops.logits(half, weight); });

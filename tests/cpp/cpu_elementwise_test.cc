@@ -26,6 +26,10 @@ double activate(Activation activation, double x) {
       return x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
     case Activation::gelu:
       return x / 2 * std::erfc(-x / std::sqrt(2.0));
+    case Activation::relu:
+      return std::max(x, 0.0);
+    case Activation::clamped_swiglu:
+      break;
   }
   return 0;
 }
@@ -44,7 +48,7 @@ TEST(CpuElementwise, rms_norm_matches_the_reference) {
       const int rows = 40;
       std::vector<float> x = test::random_floats(static_cast<size_t>(rows * n), 1, 3.0f), out(x.size());
       const std::vector<float> weight = test::random_floats(static_cast<size_t>(n), 2);
-      backend.rms_norm(test::matrix(out, rows, n), test::matrix(x, rows, n), weight.data(), 1e-5f);
+      backend.norm(test::matrix(out, rows, n), test::matrix(x, rows, n), {NormKind::rms, weight.data(), nullptr, 1e-5f});
       for (size_t i = 0; i < x.size(); ++i) {
         const size_t width = static_cast<size_t>(n);
         EXPECT_NEAR(out[i], rms_norm_reference(x, weight, i / width, i % width, 1e-5), 4e-6) << isa << " n=" << n;
@@ -61,9 +65,9 @@ TEST(CpuElementwise, add_rms_norm_adds_into_the_residual_and_norms_the_sum) {
       std::vector<float> sum(x.size()), out(x.size()), want(x.size());
       for (size_t i = 0; i < x.size(); ++i) sum[i] = residual[i] + x[i];
       const std::vector<float> weight = test::random_floats(static_cast<size_t>(n), 5);
-      backend.add_rms_norm(test::matrix(out, rows, n), test::matrix(residual, rows, n), test::matrix(x, rows, n), weight.data(),
-                           1e-6f);
-      backend.rms_norm(test::matrix(want, rows, n), test::matrix(sum, rows, n), weight.data(), 1e-6f);
+      backend.add_norm(test::matrix(out, rows, n), test::matrix(residual, rows, n), test::matrix(x, rows, n), 1.0f,
+                       {NormKind::rms, weight.data(), nullptr, 1e-6f});
+      backend.norm(test::matrix(want, rows, n), test::matrix(sum, rows, n), {NormKind::rms, weight.data(), nullptr, 1e-6f});
       EXPECT_TRUE(test::same_bits(residual, sum)) << isa << " n=" << n;
       EXPECT_TRUE(test::same_bits(out, want)) << isa << " n=" << n;
     }
@@ -113,7 +117,7 @@ TEST(CpuElementwise, a_nan_stays_in_its_row) {
     std::vector<float> x = test::random_floats(3 * 50, 8), out(3 * 50), gated(3 * 25);
     x[50 + 7] = std::bit_cast<float>(0x7fffffffu);  // all payload bits set
     const std::vector<float> weight(50, 1.0f);
-    backend.rms_norm(test::matrix(out, 3, 50), test::matrix(x, 3, 50), weight.data(), 1e-5f);
+    backend.norm(test::matrix(out, 3, 50), test::matrix(x, 3, 50), {NormKind::rms, weight.data(), nullptr, 1e-5f});
     for (size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out[i]), i / 50 == 1) << isa << " rms_norm at " << i;
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu}) {
       backend.gated_activation(test::matrix(gated, 3, 25), test::matrix(x, 3, 50), activation);
@@ -130,11 +134,12 @@ TEST(CpuElementwise, a_row_has_the_same_bits_alone_and_in_a_batch_and_on_avx2_an
   for (const std::string& isa : test::available_isas()) {
     const std::unique_ptr<Backend> backend = make_cpu_backend({3, isa});
     std::vector<float> normed(x.size()), gated(x.size() / 2), one(2 * n), one_gated(n);
-    backend->rms_norm(test::matrix(normed, rows, 2 * n), test::matrix(x, rows, 2 * n), weight.data(), 1e-5f);
+    backend->norm(test::matrix(normed, rows, 2 * n), test::matrix(x, rows, 2 * n),
+                  {NormKind::rms, weight.data(), nullptr, 1e-5f});
     backend->gated_activation(test::matrix(gated, rows, n), test::matrix(x, rows, 2 * n), Activation::gelu);
     for (int r = 0; r < rows; r += 99) {
       const Tensor row = Tensor::dense(x.data() + r * 2 * n, DType::f32, {1, 2 * n});
-      backend->rms_norm(test::matrix(one, 1, 2 * n), row, weight.data(), 1e-5f);
+      backend->norm(test::matrix(one, 1, 2 * n), row, {NormKind::rms, weight.data(), nullptr, 1e-5f});
       backend->gated_activation(test::matrix(one_gated, 1, n), row, Activation::gelu);
       EXPECT_EQ(std::memcmp(one.data(), normed.data() + r * 2 * n, sizeof(float) * 2 * n), 0) << isa;
       EXPECT_EQ(std::memcmp(one_gated.data(), gated.data() + r * n, sizeof(float) * n), 0) << isa;

@@ -146,12 +146,15 @@ class SimBackend : public Backend {
 
   Weight pack(std::span<const WeightPart>) override { throw std::logic_error("not simulated"); }
   void embed(const Tensor&, const Weight&, const int32_t*) override {}
-  void rms_norm(const Tensor&, const Tensor&, const float*, float) override {}
-  void add_rms_norm(const Tensor&, const Tensor&, const Tensor&, const float*, float) override {}
+  void norm(const Tensor&, const Tensor&, const Norm&) override {}
+  void add_norm(const Tensor&, const Tensor&, const Tensor&, float, const Norm&) override {}
+  void add(const Tensor&, const Tensor&, float) override {}
+  void scale(const Tensor&, float, float) override {}
   void linear(const Tensor&, const Tensor&, const Weight&, const float*, void*) override {}
   void rope_store_kv(const Tensor&, const RopeStoreArgs&, const KvLayer&, const Batch&) override {}
   void paged_attention(const Tensor&, const Tensor&, const AttentionArgs&, const KvLayer&, const Batch&, void*) override {}
   void gated_activation(const Tensor&, const Tensor&, Activation) override {}
+  void activation(const Tensor&, Activation) override {}
   void gather_rows(const Tensor&, const Tensor&, const int32_t*) override {}
 
  private:

@@ -211,6 +211,18 @@ void merge_partition(AttentionRun& run, int part, const float* states) {
   }
 }
 
+/// What a row's acc is multiplied with at the end: 1 / sum of weights. A sink is one more weight, exp(sink - maximum), of a
+/// value of 0; maximum and sink may lie so far apart that only the larger one's exponential is finite, so both are taken
+/// relative to it.
+template <class S>
+[[gnu::always_inline]] inline float inverse_weight(const float* sums, const float* sink) {
+  const float sum = S::sum(S::load(sums));
+  if (!sink) return 1.0f / sum;
+  const float maximum = sums[16], larger = maximum > *sink ? maximum : *sink;
+  const float kept = S::first_lane(exp<S>(S::set(maximum - larger)));
+  return kept / (sum * kept + S::first_lane(exp<S>(S::set(*sink - larger))));
+}
+
 /// out = acc / sum of weights. Adding 0 turns a -0 into +0: whether hidden keys were visited must not show.
 template <class S>
 void finish_rows(const AttentionRun& run) {
@@ -218,7 +230,9 @@ void finish_rows(const AttentionRun& run) {
     const RowPlace place = row_place<S>(*run.job, *run.task, r);
     const float* total = run.total + r * run.state;
     float* out = run.job->out + place.token * run.job->out_stride + place.column;
-    const typename S::Vec inverse = S::set(1.0f / S::sum(S::load(total + run.padded)));
+    const float* sinks = run.job->args.sinks;
+    const typename S::Vec inverse =
+        S::set(inverse_weight<S>(total + run.padded, sinks ? sinks + place.column / run.job->args.head_dim : nullptr));
     for_vectors(run.job->args.head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
       store_some<S>(out + d, S::fma(S::load(total + d), inverse, S::zero()), lanes);
     });

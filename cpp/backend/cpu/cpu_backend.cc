@@ -87,17 +87,29 @@ void CpuBackend::for_rows(int64_t rows, int64_t row_cost, const Body& body) {
 
 void CpuBackend::embed(const Tensor& out, const Weight& table, const int32_t* ids) { cpu::embed(pool_, out, table, ids); }
 
-void CpuBackend::rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) {
+void CpuBackend::norm(const Tensor& out, const Tensor& x, const Norm& norm) {
   for_rows(x.rows(), x.cols(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernels_.rms_norm(out.row<float>(i), x.row<float>(i), weight, x.cols(), eps);
+    for (int64_t i = begin; i < end; ++i) kernels_.norm(out.row<float>(i), x.row<float>(i), norm, x.cols());
   });
 }
 
-void CpuBackend::add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) {
+void CpuBackend::add_norm(const Tensor& out, const Tensor& residual, const Tensor& x, float scale, const Norm& norm) {
   for_rows(x.rows(), x.cols(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      kernels_.add_rms_norm(out.row<float>(i), residual.row<float>(i), x.row<float>(i), weight, x.cols(), eps);
+      kernels_.add_norm(out.row<float>(i), residual.row<float>(i), x.row<float>(i), scale, norm, x.cols());
     }
+  });
+}
+
+void CpuBackend::add(const Tensor& residual, const Tensor& x, float scale) {
+  for_rows(x.rows(), x.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels_.add(residual.row<float>(i), x.row<float>(i), scale, x.cols());
+  });
+}
+
+void CpuBackend::scale(const Tensor& x, float factor, float cap) {
+  for_rows(x.rows(), cap > 0 ? 4 * x.cols() : x.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels_.scale(x.row<float>(i), x.cols(), factor, cap);
   });
 }
 
@@ -138,6 +150,12 @@ void CpuBackend::gated_activation(const Tensor& out, const Tensor& gate_up, Acti
       const float* gate = gate_up.row<float>(i);
       kernels_.gated_activation(out.row<float>(i), gate, gate + n, n, activation);
     }
+  });
+}
+
+void CpuBackend::activation(const Tensor& x, Activation activation) {
+  for_rows(x.rows(), 4 * x.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernels_.activation(x.row<float>(i), x.cols(), activation);
   });
 }
 

@@ -33,13 +33,16 @@ class CpuBackend final : public Backend {
   Weight pack(std::span<const WeightPart> parts) override;
 
   void embed(const Tensor& out, const Weight& table, const int32_t* ids) override;
-  void rms_norm(const Tensor& out, const Tensor& x, const float* weight, float eps) override;
-  void add_rms_norm(const Tensor& out, const Tensor& residual, const Tensor& x, const float* weight, float eps) override;
+  void norm(const Tensor& out, const Tensor& x, const Norm& norm) override;
+  void add_norm(const Tensor& out, const Tensor& residual, const Tensor& x, float scale, const Norm& norm) override;
+  void add(const Tensor& residual, const Tensor& x, float scale) override;
+  void scale(const Tensor& x, float factor, float cap) override;
   void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) override;
   void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) override;
   void paged_attention(const Tensor& out, const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch,
                        void* workspace) override;
   void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) override;
+  void activation(const Tensor& x, Activation activation) override;
   void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) override;
   void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) override;
 

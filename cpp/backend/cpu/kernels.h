@@ -60,12 +60,18 @@ constexpr int64_t attention_scratch_floats(int64_t head_dim) {
 }
 
 struct Kernels {
-  /// out[n] = x / sqrt(mean(x^2) + eps) * weight; `out` may be `x`.
-  void (*rms_norm)(float* out, const float* x, const float* weight, int64_t n, float eps);
-  /// residual += x; out = rms_norm(residual).
-  void (*add_rms_norm)(float* out, float* residual, const float* x, const float* weight, int64_t n, float eps);
+  /// out[n] = norm(x); `out` may be `x`.
+  void (*norm)(float* out, const float* x, const Norm& norm, int64_t n);
+  /// residual += scale * x; out = norm(residual).
+  void (*add_norm)(float* out, float* residual, const float* x, float scale, const Norm& norm, int64_t n);
+  /// residual[n] += scale * x.
+  void (*add)(float* residual, const float* x, float scale, int64_t n);
+  /// x[n] = factor * x, then, if cap > 0, cap * tanh(x / cap).
+  void (*scale)(float* x, int64_t n, float factor, float cap);
   /// out[n] = activation(gate) * up.
   void (*gated_activation)(float* out, const float* gate, const float* up, int64_t n, Activation activation);
+  /// x[n] = activation(x); not clamped_swiglu.
+  void (*activation)(float* x, int64_t n, Activation activation);
   /// Norms and rotates token t's q and k in place and stores k and v in its slot.
   void (*rope_store)(const RopeStoreJob& job, int64_t t);
   /// `scratch`: attention_scratch_floats(head_dim), 64-byte aligned.

@@ -11,7 +11,6 @@
 
 namespace pagoda::cpu {
 
-constexpr int kNumFormats = 6;   ///< enumerators of WeightFormat
 constexpr int kMaxTileRows = 8;  ///< input rows of the largest tile
 
 /// Largest |q| of a quantised input, and the weight of its high byte: q = 128 * high + low with high in [-127, 127] and low in
@@ -59,7 +58,7 @@ struct LinearKernels {
   /// out[cols rounded up to even] = x[cols] rounded to nearest even; padded with zero.
   void (*round_row)(const float* x, int64_t cols, uint16_t* out);
   /// [format][rows - 1]
-  TileKernel tile[kNumFormats][kMaxTileRows];
+  TileKernel tile[kNumWeightFormats][kMaxTileRows];
 };
 
 const LinearKernels& linear_kernels_portable();

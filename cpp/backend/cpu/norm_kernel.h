@@ -1,6 +1,8 @@
-// RMS norm of one row, written once over the 16-lane type S. Bound by memory: it reads the row twice (the second time from L1).
+// Norms of one row, written once over the 16-lane type S. Bound by memory: they read the row two or three times, all but the
+// first time from L1.
 #pragma once
 
+#include "backend/backend.h"
 #include "backend/cpu/simd.h"
 
 namespace pagoda::cpu {
@@ -9,6 +11,27 @@ namespace pagoda::cpu {
 template <class S>
 [[gnu::always_inline]] inline float inverse_rms(typename S::Vec sums, int64_t n, float eps) {
   return 1.0f / __builtin_sqrtf(S::sum(sums) / static_cast<float>(n) + eps);
+}
+
+/// Layer norm: the mean first, then the mean square of the differences from it.
+template <class S>
+void layer_norm_row(float* out, const float* x, const Norm& norm, int64_t n) {
+  using V = typename S::Vec;
+  V sums = S::zero();
+  for_vectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) { sums = S::add(sums, load_some<S>(x + i, lanes)); });
+  const float mean = S::sum(sums) / static_cast<float>(n);
+  V squares = S::zero();
+  for_vectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+    V v = S::sub(load_some<S>(x + i, lanes), S::set(mean));
+    if (lanes < 16) v = S::select(S::less(S::iota(), S::set(static_cast<float>(lanes))), v, S::zero());
+    squares = S::fma(v, v, squares);
+  });
+  const V inverse = S::set(inverse_rms<S>(squares, n, norm.eps));
+  for_vectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+    const V v = S::mul(S::sub(load_some<S>(x + i, lanes), S::set(mean)), inverse);
+    const V bias = norm.bias ? load_some<S>(norm.bias + i, lanes) : S::zero();
+    store_some<S>(out + i, S::fma(v, load_some<S>(norm.weight + i, lanes), bias), lanes);
+  });
 }
 
 template <class S>
@@ -26,18 +49,22 @@ void rms_norm_row(float* out, const float* x, const float* weight, int64_t n, fl
 }
 
 template <class S>
-void add_rms_norm_row(float* out, float* residual, const float* x, const float* weight, int64_t n, float eps) {
-  typename S::Vec sums = S::zero();
+void norm_row(float* out, const float* x, const Norm& norm, int64_t n) {
+  if (norm.kind == NormKind::layer) return layer_norm_row<S>(out, x, norm, n);
+  rms_norm_row<S>(out, x, norm.weight, n, norm.eps);
+}
+
+template <class S>
+void add_row(float* residual, const float* x, float scale, int64_t n) {
   for_vectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-    const typename S::Vec v = S::add(load_some<S>(residual + i, lanes), load_some<S>(x + i, lanes));
-    store_some<S>(residual + i, v, lanes);
-    sums = S::fma(v, v, sums);
+    store_some<S>(residual + i, S::fma(S::set(scale), load_some<S>(x + i, lanes), load_some<S>(residual + i, lanes)), lanes);
   });
-  const typename S::Vec inverse = S::set(inverse_rms<S>(sums, n, eps));
-  for_vectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-    const typename S::Vec v = S::mul(load_some<S>(residual + i, lanes), inverse);
-    store_some<S>(out + i, S::mul(v, load_some<S>(weight + i, lanes)), lanes);
-  });
+}
+
+template <class S>
+void add_norm_row(float* out, float* residual, const float* x, float scale, const Norm& norm, int64_t n) {
+  add_row<S>(residual, x, scale, n);
+  norm_row<S>(out, residual, norm, n);
 }
 
 }  // namespace pagoda::cpu

@@ -90,6 +90,8 @@ void pack_panel(const WeightPart& part, int64_t panel, std::byte* out) {
       return pack_blocks<1, 4>(rows, part.cols, 0, out);
     case WeightFormat::q4_1:
       return pack_blocks<2, 4>(rows, part.cols, 0, out);
+    default:
+      throw InternalError(str("a part in ", weight_format_info(part.format).name, " cannot be packed"));
   }
 }
 
@@ -133,6 +135,8 @@ size_t panel_bytes(WeightFormat format, int64_t cols) {
     case WeightFormat::q4_1:
       bytes = k / 32 * (256 + 64);
       break;
+    default:
+      throw InternalError(str("a part in ", weight_format_info(format).name, " cannot be packed"));
   }
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
@@ -193,8 +197,7 @@ void unpack_row(const PackedPart& part, int64_t row, int64_t cols, float* out) {
         out[k] = scale * static_cast<float>(q);
       }
       return;
-    case WeightFormat::q4_0:
-    case WeightFormat::q4_1:
+    default:
       break;
   }
   const bool has_min = part.format == WeightFormat::q4_1;

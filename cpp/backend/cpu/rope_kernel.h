@@ -48,11 +48,14 @@ template <class S>
 void rope_store_token(const RopeStoreJob& job, int64_t t) {
   const RopeStoreArgs& args = job.args;
   float* row = job.qkv + t * job.qkv_stride;
-  const float* cos_sin = args.cos_sin + static_cast<int64_t>(job.positions[t]) * args.rotary_dim;
+  const float* cos_sin = args.rotary_dim ? args.cos_sin + static_cast<int64_t>(job.positions[t]) * args.rotary_dim : nullptr;
   for (int h = 0; h < args.num_heads + args.kv_heads; ++h) {
     float* head = row + static_cast<int64_t>(h) * args.head_dim;
-    const float* norm = h < args.num_heads ? args.q_norm : args.k_norm;
-    if (norm) rms_norm_row<S>(head, head, norm, args.head_dim, args.norm_eps);
+    const bool is_q = h < args.num_heads;
+    if (const float* weights = is_q ? args.q_norm : args.k_norm) {
+      const int64_t index = is_q ? h : h - args.num_heads;
+      norm_row<S>(head, head, {args.norm_kind, weights + index * args.norm_stride, nullptr, args.norm_eps}, args.head_dim);
+    }
     if (args.rotary_dim) rotate_head<S>(head, cos_sin, args.rotary_dim / 2);
   }
   if (job.slots[t] < 0) return;
