@@ -45,6 +45,7 @@ class GgufFile final : public WeightSource {
 
   /// Shapes are row-major: the file's dimensions reversed.
   const StoredTensor* find(std::string_view name) const override { return table_.find(name, file_.path()); }
+  std::optional<TensorBytes> find_bytes(std::string_view name) const override { return table_.find_bytes(name); }
   std::vector<std::string> names() const override { return table_.names(); }
   std::vector<TensorListing> list() const override { return table_.list(); }
   std::string describe() const override { return file_.path(); }

@@ -29,6 +29,7 @@ class SafetensorsSource final : public WeightSource {
       : path_(std::move(path)), files_(std::move(files)), table_(std::move(table)), warnings_(std::move(warnings)) {}
 
   const StoredTensor* find(std::string_view name) const override { return table_.find(name, path_); }
+  std::optional<TensorBytes> find_bytes(std::string_view name) const override { return table_.find_bytes(name); }
   std::vector<std::string> names() const override { return table_.names(); }
   std::vector<TensorListing> list() const override { return table_.list(); }
   std::string describe() const override { return path_; }

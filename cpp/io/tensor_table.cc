@@ -33,6 +33,12 @@ const StoredTensor* TensorTable::find(std::string_view name, const std::string& 
   return &entry->tensor;
 }
 
+std::optional<TensorBytes> TensorTable::find_bytes(std::string_view name) const {
+  const TableEntry* entry = find_entry(name);
+  if (!entry) return std::nullopt;
+  return TensorBytes{entry->type, entry->tensor.shape, entry->tensor.data, entry->tensor.bytes};
+}
+
 std::vector<std::string> TensorTable::names() const {
   std::vector<std::string> names;
   names.reserve(entries_.size());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,9 @@ class TensorTable {
 
   /// As WeightSource::find; `source` is named in the refusal.
   const StoredTensor* find(std::string_view name, const std::string& source) const;
+
+  /// As WeightSource::find_bytes.
+  std::optional<TensorBytes> find_bytes(std::string_view name) const;
 
   std::vector<std::string> names() const;
   std::vector<TensorListing> list() const;

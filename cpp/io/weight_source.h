@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,14 @@ struct StoredTensor {
   std::string name;
   WeightFormat format = WeightFormat::f32;
   std::vector<int64_t> shape;  ///< row-major, outermost first: [rows, cols]; every dimension >= 1; empty for a scalar
+  const std::byte* data = nullptr;
+  size_t bytes = 0;
+};
+
+/// A tensor of any element type as it lies in the file, for readers that know what its numbers mean (packed integers, scales).
+struct TensorBytes {
+  std::string_view type;  ///< the file's own word: "I32", "F8_E4M3"
+  std::vector<int64_t> shape;
   const std::byte* data = nullptr;
   size_t bytes = 0;
 };
@@ -36,6 +45,9 @@ class WeightSource {
   /// The tensor, or null if there is none of that name. Throws InvalidArgument naming the tensor and its type if the tensor
   /// exists but is stored in a way the engine cannot use (an integer buffer, an unknown quantisation, no elements).
   virtual const StoredTensor* find(std::string_view name) const = 0;
+
+  /// The tensor whatever its type, or nothing if there is none of that name.
+  virtual std::optional<TensorBytes> find_bytes(std::string_view name) const = 0;
 
   virtual std::vector<std::string> names() const = 0;     ///< of all tensors, usable or not, sorted
   virtual std::vector<TensorListing> list() const = 0;    ///< of all tensors, sorted by name
