@@ -43,38 +43,15 @@ size_t quantised_bytes(int64_t num_tokens, int64_t cols) {
   return round_up(static_cast<size_t>(num_tokens * (cols / 32)) * sizeof(QuantBlock));
 }
 
-/// The input in the forms that the weight's parts need.
-struct Input {
-  const Tensor& x;
-  QuantBlock* quantised = nullptr;  // [tiles][K/32][rows of the tile]
-  uint16_t* rounded = nullptr;      // [T][rounded_stride]
-};
-
-/// Fills the prepared forms of rows [begin, end), which is one tile.
-void prepare_tile(const LinearKernels& kernels, const Input& input, int64_t begin, int64_t end) {
-  const int64_t cols = input.x.cols();
-  for (int64_t row = begin; row < end; ++row) {
-    const float* x = input.x.row<const float>(row);
-    if (input.quantised) kernels.quantise_row(x, cols, input.quantised + begin * (cols / 32) + (row - begin), end - begin);
-    if (input.rounded) kernels.round_row(x, cols, input.rounded + row * rounded_stride(cols));
-  }
-}
-
-Input prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x, std::span<const WeightFormat> formats,
-                    void* workspace) {
-  Input input{x};
-  std::byte* next = static_cast<std::byte*>(workspace);
-  if (any_quantised(formats)) {
-    input.quantised = reinterpret_cast<QuantBlock*>(next);
-    next += quantised_bytes(x.shape[0], x.cols());
-  }
-  if (kernels.rounds_to_bf16 && any_bf16(formats)) input.rounded = reinterpret_cast<uint16_t*>(next);
+LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x,
+                          std::span<const WeightFormat> formats, void* workspace) {
+  const LinearInput input = place_input(kernels, x, formats, workspace);
   if (!input.quantised && !input.rounded) return input;
 
   const int64_t num_rows = x.shape[0];
   const auto prepare = [&](int64_t tile, int) {
-    const int64_t begin = tile * kernels.tile_rows;
-    prepare_tile(kernels, input, begin, std::min<int64_t>(begin + kernels.tile_rows, num_rows));
+    const int64_t begin = tile * kernels.tile_rows, end = std::min<int64_t>(begin + kernels.tile_rows, num_rows);
+    for (int64_t row = begin; row < end; ++row) prepare_row(kernels, input, x.row<const float>(row), row, {begin, end});
   };
   const int64_t num_tiles = ceil_div(num_rows, kernels.tile_rows);
   if (num_rows * x.cols() <= kSerialElements) {
@@ -86,7 +63,7 @@ Input prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor
 }
 
 /// Points `args` at the input rows that begin a tile, in the form that `format` is multiplied with.
-void set_input(TileArgs& args, const Input& input, WeightFormat format, int64_t row) {
+void set_input(TileArgs& args, const LinearInput& input, WeightFormat format, int64_t row) {
   if (is_quantised(format)) {
     args.x = input.quantised + row * (args.cols / 32);
   } else if (format == WeightFormat::bf16 && input.rounded) {
@@ -113,37 +90,6 @@ int64_t panels_per_task(int64_t num_threads, int64_t num_rows, int64_t num_block
   return std::max<int64_t>(std::min(by_bytes, num_panels * num_blocks / num_tasks), 1);
 }
 
-/// Panels [begin, end) of the whole weight times rows [row_begin, row_end).
-struct Task {
-  int64_t panel_begin, panel_end;
-  int64_t row_begin, row_end;
-};
-
-void run_task(const LinearKernels& kernels, const Task& task, const Tensor& out, const Input& input, const PackedWeight& weight,
-              const float* bias) {
-  const int64_t num_tiles = ceil_div(task.row_end - task.row_begin, kernels.tile_rows);
-  for (const PackedPart& part : weight.parts) {
-    const int64_t begin = std::max<int64_t>(task.panel_begin - part.panel_begin, 0);
-    const int64_t end = std::min(task.panel_end - part.panel_begin, part.num_panels());
-    const TileKernel* tile = kernels.tile[static_cast<int>(part.format)];
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t column = part.row_begin + panel * kPanelRows;
-      TileArgs args{};
-      args.panel = part.panels + static_cast<size_t>(panel) * part.panel_bytes;
-      args.cols = input.x.cols();
-      args.out_stride = out.row_stride;
-      args.bias = bias ? bias + column : nullptr;
-      args.width = static_cast<int>(std::min(part.rows - panel * kPanelRows, kPanelRows));
-      for (int64_t row = task.row_begin; row < task.row_end; row += kernels.tile_rows) {
-        set_input(args, input, part.format, row);
-        set_ahead(args, part.panel_bytes, (row - task.row_begin) / kernels.tile_rows, num_tiles);
-        args.out = out.row<float>(row) + column;
-        tile[std::min<int64_t>(task.row_end - row, kernels.tile_rows) - 1](args);
-      }
-    }
-  }
-}
-
 }  // namespace
 
 const LinearKernels& linear_kernels(Isa isa) {
@@ -162,12 +108,58 @@ size_t linear_workspace(int64_t num_tokens, int64_t /*rows*/, int64_t cols, std:
   return bytes;
 }
 
+LinearInput place_input(const LinearKernels& kernels, const Tensor& x, std::span<const WeightFormat> formats, void* workspace) {
+  LinearInput input{x};
+  std::byte* next = static_cast<std::byte*>(workspace);
+  if (any_quantised(formats)) {
+    input.quantised = reinterpret_cast<QuantBlock*>(next);
+    next += quantised_bytes(x.shape[0], x.cols());
+  }
+  if (kernels.rounds_to_bf16 && any_bf16(formats)) input.rounded = reinterpret_cast<uint16_t*>(next);
+  return input;
+}
+
+void prepare_row(const LinearKernels& kernels, const LinearInput& input, const float* x, int64_t row, RowRange tile) {
+  const int64_t cols = input.x.cols();
+  if (input.quantised) {
+    QuantBlock* blocks = input.quantised + tile.begin * (cols / 32) + (row - tile.begin);
+    kernels.quantise_row(x, cols, blocks, tile.end - tile.begin);
+  }
+  if (input.rounded) kernels.round_row(x, cols, input.rounded + row * rounded_stride(cols));
+}
+
+void run_task(const LinearKernels& kernels, const LinearTask& task, const LinearOutput& out, const LinearInput& input,
+              std::span<const PackedPart> parts) {
+  const auto [row_begin, row_end] = task.rows;
+  const int64_t num_tiles = ceil_div(row_end - row_begin, kernels.tile_rows);
+  for (const PackedPart& part : parts) {
+    const int64_t begin = std::max<int64_t>(task.panel_begin - part.panel_begin, 0);
+    const int64_t end = std::min(task.panel_end - part.panel_begin, part.num_panels());
+    const TileKernel* tile = kernels.tile[static_cast<int>(part.format)];
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const int64_t column = part.row_begin - parts[0].row_begin + panel * kPanelRows;
+      TileArgs args{};
+      args.panel = part.panels + static_cast<size_t>(panel) * part.panel_bytes;
+      args.cols = input.x.cols();
+      args.out_stride = out.out.row_stride;
+      args.bias = out.bias ? out.bias + column : nullptr;
+      args.width = static_cast<int>(std::min(part.rows - panel * kPanelRows, kPanelRows));
+      for (int64_t row = row_begin; row < row_end; row += kernels.tile_rows) {
+        set_input(args, input, part.format, row);
+        set_ahead(args, part.panel_bytes, (row - row_begin) / kernels.tile_rows, num_tiles);
+        args.out = out.out.row<float>(row) + column;
+        tile[std::min<int64_t>(row_end - row, kernels.tile_rows) - 1](args);
+      }
+    }
+  }
+}
+
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace) {
   const int64_t num_rows = x.shape[0];
   if (num_rows == 0) return;
   const PackedWeight& packed = PackedWeight::of(weight);
-  const Input input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
+  const LinearInput input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
 
   const int64_t tile_rows = kernels.tile_rows;
   const int64_t most_rows = static_cast<int64_t>(kRowBlockBytes / sizeof(float)) / x.cols();
@@ -179,8 +171,8 @@ void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, c
   pool.run(num_blocks * tasks_per_block, [&](int64_t i, int) {
     const int64_t panel = i % tasks_per_block * task_panels;
     const int64_t row = i / tasks_per_block * block_rows;
-    const Task task{panel, std::min(panel + task_panels, packed.num_panels), row, std::min(row + block_rows, num_rows)};
-    run_task(kernels, task, out, input, packed, bias);
+    const LinearTask task{panel, std::min(panel + task_panels, packed.num_panels), {row, std::min(row + block_rows, num_rows)}};
+    run_task(kernels, task, {out, bias}, input, packed.parts);
   });
 }
 

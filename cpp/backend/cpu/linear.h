@@ -19,6 +19,39 @@ const LinearKernels& linear_kernels(Isa isa);
 /// Scratch bytes of one `linear` of `num_tokens` rows, at most: the quantised or rounded input. Pure, the same for every ISA.
 size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats);
 
+/// A product's input rows in the forms that the parts of a weight are multiplied with.
+struct LinearInput {
+  Tensor x;                         ///< [T, K] f32, read by the parts that need neither other form
+  QuantBlock* quantised = nullptr;  ///< [tiles][K/32][rows of the tile], or null
+  uint16_t* rounded = nullptr;      ///< bf16 rows, padded to an even length, or null
+};
+
+struct RowRange {
+  int64_t begin, end;
+};
+
+/// Panels [panel_begin, panel_end) of the whole weight times `rows`. Tiles of kernels.tile_rows rows begin at rows.begin.
+struct LinearTask {
+  int64_t panel_begin, panel_end;
+  RowRange rows;
+};
+
+struct LinearOutput {
+  Tensor out;         ///< [T, rows of the parts] f32
+  const float* bias;  ///< [rows of the parts] or null
+};
+
+/// Lays the forms of x[T, K] that `formats` need out in `workspace`, without filling them.
+LinearInput place_input(const LinearKernels& kernels, const Tensor& x, std::span<const WeightFormat> formats, void* workspace);
+
+/// Fills the forms of input row `row` of the tile `tile` from the K values at `x`.
+void prepare_row(const LinearKernels& kernels, const LinearInput& input, const float* x, int64_t row, RowRange tile);
+
+/// Multiplies the task's prepared rows with those of its panels that lie in `parts`, neighbours in one weight, of which the
+/// first one's first row is column 0 of the output.
+void run_task(const LinearKernels& kernels, const LinearTask& task, const LinearOutput& out, const LinearInput& input,
+              std::span<const PackedPart> parts);
+
 /// out[T, N] = x[T, K] * weight[N, K]^T + bias[N] (or null). f32, rows may be strided; `workspace` is 64-byte aligned.
 ///
 /// Arithmetic: f32 and f16 weights times f32 input. bf16 weights times f32 input, or times input rounded to bf16 where
