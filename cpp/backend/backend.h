@@ -84,6 +84,37 @@ struct AttentionArgs {
   const float* sinks = nullptr;
 };
 
+/// How a router's logits choose experts.
+struct RouteArgs {
+  int top_k = 0;
+  /// Weights are the softmax over all experts, of which the top_k count; false: the softmax over the chosen logits alone.
+  bool softmax_first = true;
+  bool normalise = false;  ///< with softmax_first: divide the chosen weights by their sum
+  float scale = 1;         ///< then multiply them by this
+};
+
+/// Which experts each token goes to, sorted by expert so that each expert's rows are adjacent. All arrays lie in the backend's
+/// memory. A pair is token * top_k + j, the token's j-th choice; its place is where it stands in the sorted order.
+struct Routing {
+  int num_experts = 0;     ///< E
+  int top_k = 0;           ///< k
+  int64_t num_tokens = 0;  ///< T
+  /// [T, k] chosen experts, the best first; of equal logits the lower expert first. NaN counts as the largest logit.
+  int32_t* experts = nullptr;
+  float* weights = nullptr;         ///< [T, k]
+  int32_t* expert_start = nullptr;  ///< [E + 1] range of places of each expert
+  int32_t* pairs = nullptr;         ///< [T * k] place -> pair, ascending within an expert
+  int32_t* places = nullptr;        ///< [T * k] pair -> place
+
+  int64_t num_pairs() const { return num_tokens * top_k; }
+};
+
+/// What row i of a grouped_linear's input belongs to. (The number of rows cannot tell when top_k is 1.)
+enum class ExpertInput : uint8_t {
+  by_token,  ///< token i: each expert takes the rows of its tokens
+  by_place,  ///< place i: the rows are sorted by expert already, as grouped_linear leaves them
+};
+
 /// What the memory planner must know of a backend without creating one. All functions are pure.
 struct BackendTraits {
   const char* name;
@@ -92,6 +123,8 @@ struct BackendTraits {
   size_t (*packed_bytes)(std::span<const WeightPart> parts);
   /// Scratch bytes that one linear of `num_tokens` rows needs. `formats` are the weight's part formats.
   size_t (*linear_workspace)(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats);
+  /// Scratch bytes that one grouped_linear to `num_pairs` places needs. `formats` are the weight's part formats.
+  size_t (*grouped_linear_workspace)(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats, ExpertInput input);
   /// Scratch bytes of one paged_attention.
   size_t (*attention_workspace)(int64_t num_tokens, int64_t max_context, const AttentionArgs& args);
   /// Bytes that the backend itself keeps for as long as it lives, for a vocabulary of this size and `num_threads` (0 on a GPU).
@@ -145,6 +178,16 @@ class Backend {
   /// out[T, rows] = x[T, cols] * weight^T + bias[rows] (f32 or null). `out` is act or f32. One output element is reduced in an
   /// order that depends on neither T nor the thread count.
   virtual void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) = 0;
+  /// Chooses args.top_k experts per token from logits[T, E] (f32) and sorts the pairs by expert.
+  virtual void route(const Routing& out, const Tensor& logits, const RouteArgs& args) = 0;
+  /// out[T * k, R] (by place) = row of x * expert^T + bias[E, R] (null: none), with the expert whose place it is. x is [T, K]
+  /// or [T * k, K], see `input`; `experts` has num_groups E of R rows each. A row's bits are those of `linear` with its expert.
+  virtual void grouped_linear(const Tensor& out, const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
+                              const Routing& routing, void* workspace) = 0;
+  /// out[T, H] = sum over j, ascending, of weights[t, j] * y[places[t * k + j]]; y is [T * k, H] by place.
+  virtual void combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) = 0;
+  /// x[T, H] *= 1 / (1 + e^-gate[T, 1]).
+  virtual void sigmoid_scale(const Tensor& x, const Tensor& gate) = 0;
   /// qkv[T, (num_heads + 2 * kv_heads) * head_dim] holds q | k | v; q is left normed and rotated in place. Slot -1 is not
   /// stored.
   virtual void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) = 0;

@@ -1,6 +1,7 @@
 // Shape checks and arena allocation around each backend operation.
 #include "backend/ops.h"
 
+#include <limits>
 #include <ostream>
 
 #include "core/check.h"
@@ -19,7 +20,8 @@ struct Shown {
 
 std::ostream& operator<<(std::ostream& out, const Shown& shown) {
   if (shown.tensor) return out << dtype_name(shown.tensor->dtype) << shown.tensor->shape.to_string();
-  return out << "weight[" << shown.weight->rows << ", " << shown.weight->cols << "]";
+  out << "weight[" << shown.weight->rows << ", " << shown.weight->cols << "]";
+  return shown.weight->num_groups == 1 ? out : out << " of " << shown.weight->num_groups << " experts";
 }
 
 Shown describe(const Tensor& tensor) { return {&tensor, nullptr}; }
@@ -131,6 +133,59 @@ Tensor Ops::logits(const Tensor& x, const Weight& weight, const float* bias) {
   const Tensor out = allocate(DType::f32, {x.rows(), weight.rows});
   linear_into(out, x, weight, bias);
   return out;
+}
+
+Routing Ops::route(const Tensor& logits, int num_experts, const RouteArgs& args) {
+  ensure(logits.shape.rank() == 2 && logits.dtype == DType::f32 && logits.cols() == num_experts, "route: logits ",
+         describe(logits), " must be f32[tokens, ", num_experts, "]");
+  ensure(args.top_k >= 1 && args.top_k <= num_experts, "route: top_k must be in [1, ", num_experts, "], got ", args.top_k);
+  Routing routing{.num_experts = num_experts, .top_k = args.top_k, .num_tokens = logits.rows()};
+  const int64_t num_pairs = routing.num_pairs();
+  ensure(num_pairs <= std::numeric_limits<int32_t>::max(), "route: ", num_pairs, " pairs of ", describe(logits),
+         " are too many");
+  routing.experts = allocate(DType::i32, {num_pairs}).as<int32_t>();
+  routing.weights = allocate(DType::f32, {num_pairs}).as<float>();
+  routing.expert_start = allocate(DType::i32, {num_experts + 1}).as<int32_t>();
+  routing.pairs = allocate(DType::i32, {num_pairs}).as<int32_t>();
+  routing.places = allocate(DType::i32, {num_pairs}).as<int32_t>();
+  if (backend_) backend_->route(routing, logits, args);
+  return routing;
+}
+
+Tensor Ops::grouped_linear(const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
+                           const Routing& routing) {
+  check_activation("grouped_linear", "x", x);
+  const int num_groups = experts.num_groups;
+  ensure(num_groups == routing.num_experts && experts.rows % num_groups == 0 &&
+             experts.part_formats.size() % static_cast<size_t>(num_groups) == 0,
+         "grouped_linear: ", describe(experts), " in ", experts.part_formats.size(), " parts does not hold ",
+         routing.num_experts, " equal experts");
+  const int64_t num_rows = input == ExpertInput::by_token ? routing.num_tokens : routing.num_pairs();
+  ensure(x.cols() == experts.cols && x.rows() == num_rows, "grouped_linear: x ", describe(x), " does not fit ",
+         describe(experts), " and ", num_rows, input == ExpertInput::by_token ? " tokens" : " places");
+  const Tensor out = allocate(traits_.activation_dtype, {routing.num_pairs(), experts.rows / num_groups});
+  Arena::Scope scope(arena_);
+  void* workspace =
+      arena_.allocate(traits_.grouped_linear_workspace(routing.num_pairs(), experts.cols, experts.part_formats, input));
+  if (backend_) backend_->grouped_linear(out, x, input, experts, bias, routing, workspace);
+  return out;
+}
+
+Tensor Ops::combine_experts(const Tensor& y, const Routing& routing) {
+  check_activation("combine_experts", "y", y);
+  ensure(y.rows() == routing.num_pairs(), "combine_experts: y ", describe(y), " does not have ", routing.num_pairs(),
+         " places, ", routing.top_k, " for each of ", routing.num_tokens, " tokens");
+  const Tensor out = allocate(traits_.activation_dtype, {routing.num_tokens, y.cols()});
+  if (backend_) backend_->combine_experts(out, y, routing);
+  return out;
+}
+
+void Ops::sigmoid_scale(const Tensor& x, const Tensor& gate) {
+  check_activation("sigmoid_scale", "x", x);
+  check_activation("sigmoid_scale", "gate", gate);
+  ensure(gate.shape == Shape{x.rows(), 1}, "sigmoid_scale: gate ", describe(gate), " must be one column of x ", describe(x),
+         "'s rows");
+  if (backend_) backend_->sigmoid_scale(x, gate);
 }
 
 Tensor Ops::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) {

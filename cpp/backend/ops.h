@@ -42,6 +42,15 @@ class Ops {
   void linear_into(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias = nullptr);
   /// [R, weight.rows] f32; bias[weight.rows] or null.
   Tensor logits(const Tensor& x, const Weight& weight, const float* bias = nullptr);
+  /// Routes T tokens by their logits[T, num_experts] f32 (see `logits`); the arrays lie in the arena.
+  Routing route(const Tensor& logits, int num_experts, const RouteArgs& args);
+  /// [T * k, R] act by place, from x[T, K] act by token or x[T * k, K] act by place, `experts` of num_experts groups of R rows,
+  /// and bias[num_experts, R] or null.
+  Tensor grouped_linear(const Tensor& x, ExpertInput input, const Weight& experts, const float* bias, const Routing& routing);
+  /// [T, H] act: each token's rows of y[T * k, H] act (by place) times the weights of their experts, summed.
+  Tensor combine_experts(const Tensor& y, const Routing& routing);
+  /// x[T, H] act *= sigmoid(gate[T, 1] act).
+  void sigmoid_scale(const Tensor& x, const Tensor& gate);
   /// Norms and rotates q and k of qkv[T, (num_heads + 2 * kv_heads) * head_dim] act in place, stores k and v in the cache and
   /// returns the view of q, [T, num_heads * head_dim].
   Tensor rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch);

@@ -35,6 +35,9 @@ struct Weight {
   size_t bytes = 0;                        ///< what it occupies in the backend's memory
   std::vector<WeightFormat> part_formats;  ///< format of each stacked part
   std::shared_ptr<const void> packed;      ///< the backend's own; null while planning
+  /// Experts stacked in this matrix, 1 for an ordinary one. Each has rows / num_groups rows, packed from parts of its own:
+  /// expert e from the parts [e * P, (e + 1) * P) with P = part_formats.size() / num_groups. Whoever packs them sets it.
+  int num_groups = 1;
 
   explicit operator bool() const { return rows > 0; }
 };

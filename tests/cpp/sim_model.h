@@ -111,7 +111,7 @@ class SimModel : public Model {
 };
 
 inline const BackendTraits& sim_traits() {
-  static constexpr BackendTraits kTraits{"sim", DType::f32, nullptr, nullptr, nullptr, nullptr};
+  static constexpr BackendTraits kTraits{"sim", DType::f32, nullptr, nullptr, nullptr, nullptr, nullptr};
   return kTraits;
 }
 
@@ -151,6 +151,10 @@ class SimBackend : public Backend {
   void add(const Tensor&, const Tensor&, float) override {}
   void scale(const Tensor&, float, float) override {}
   void linear(const Tensor&, const Tensor&, const Weight&, const float*, void*) override {}
+  void route(const Routing&, const Tensor&, const RouteArgs&) override {}
+  void grouped_linear(const Tensor&, const Tensor&, ExpertInput, const Weight&, const float*, const Routing&, void*) override {}
+  void combine_experts(const Tensor&, const Tensor&, const Routing&) override {}
+  void sigmoid_scale(const Tensor&, const Tensor&) override {}
   void rope_store_kv(const Tensor&, const RopeStoreArgs&, const KvLayer&, const Batch&) override {}
   void paged_attention(const Tensor&, const Tensor&, const AttentionArgs&, const KvLayer&, const Batch&, void*) override {}
   void gated_activation(const Tensor&, const Tensor&, Activation) override {}

@@ -10,6 +10,8 @@
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/device.h"
+#include "backend/cpu/grouped_linear.h"
+#include "backend/cpu/routing.h"
 #include "core/check.h"
 #include "core/usable_cores.h"
 
@@ -117,6 +119,37 @@ void CpuBackend::linear(const Tensor& out, const Tensor& x, const Weight& weight
   cpu::linear(linear_kernels_, pool_, out, x, weight, bias, workspace);
 }
 
+void CpuBackend::route(const Routing& out, const Tensor& logits, const RouteArgs& args) {
+  for_rows(logits.rows(), 8 * logits.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) choose_experts(out, t, logits.row<float>(t), args);
+  });
+  sort_pairs(out);
+}
+
+void CpuBackend::grouped_linear(const Tensor& out, const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
+                                const Routing& routing, void* workspace) {
+  cpu::grouped_linear(linear_kernels_, pool_, {out, x, input, experts, bias, routing}, workspace);
+}
+
+void CpuBackend::combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) {
+  const int64_t n = out.cols();
+  for_rows(out.rows(), n * routing.top_k, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* sum = out.row<float>(t);
+      std::fill_n(sum, n, 0.0f);
+      for (int64_t pair = t * routing.top_k; pair < (t + 1) * routing.top_k; ++pair) {
+        kernels_.add(sum, y.row<float>(routing.places[pair]), routing.weights[pair], n);
+      }
+    }
+  });
+}
+
+void CpuBackend::sigmoid_scale(const Tensor& x, const Tensor& gate) {
+  for_rows(x.rows(), x.cols(), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) kernels_.scale(x.row<float>(t), x.cols(), sigmoid(*gate.row<float>(t)), 0);
+  });
+}
+
 void CpuBackend::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) {
   RopeStoreJob job;
   job.args = args;
@@ -174,8 +207,13 @@ void CpuBackend::sample(const Tensor& logits, const SampleBatch& batch, SampleRe
 namespace pagoda {
 
 const BackendTraits& cpu_traits() {
-  static const BackendTraits traits{
-      "cpu", DType::f32, cpu::packed_bytes, cpu::linear_workspace, cpu::attention_workspace, cpu::own_scratch};
+  static const BackendTraits traits{"cpu",
+                                    DType::f32,
+                                    cpu::packed_bytes,
+                                    cpu::linear_workspace,
+                                    cpu::grouped_linear_workspace,
+                                    cpu::attention_workspace,
+                                    cpu::own_scratch};
   return traits;
 }
 
