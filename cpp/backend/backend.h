@@ -182,8 +182,8 @@ class Backend {
   virtual void route(const Routing& out, const Tensor& logits, const RouteArgs& args) = 0;
   /// out[T * k, R] (by place) = row of x * expert^T + bias[E, R] (null: none), with the expert whose place it is. x is [T, K]
   /// or [T * k, K], see `input`; `experts` has num_groups E of R rows each. A row's bits are those of `linear` with its expert.
-  virtual void grouped_linear(const Tensor& out, const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
-                              const Routing& routing, void* workspace) = 0;
+  virtual void grouped_linear(const Tensor& out, const Tensor& x, const Weight& experts, const float* bias,
+                              const Routing& routing, ExpertInput input, void* workspace) = 0;
   /// out[T, H] = sum over j, ascending, of weights[t, j] * y[places[t * k + j]]; y is [T * k, H] by place.
   virtual void combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) = 0;
   /// x[T, H] *= 1 / (1 + e^-gate[T, 1]).

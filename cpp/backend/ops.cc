@@ -152,8 +152,8 @@ Routing Ops::route(const Tensor& logits, int num_experts, const RouteArgs& args)
   return routing;
 }
 
-Tensor Ops::grouped_linear(const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
-                           const Routing& routing) {
+Tensor Ops::grouped_linear(const Tensor& x, const Weight& experts, const float* bias, const Routing& routing,
+                           ExpertInput input) {
   check_activation("grouped_linear", "x", x);
   const int num_groups = experts.num_groups;
   ensure(num_groups == routing.num_experts && experts.rows % num_groups == 0 &&
@@ -167,7 +167,7 @@ Tensor Ops::grouped_linear(const Tensor& x, ExpertInput input, const Weight& exp
   Arena::Scope scope(arena_);
   void* workspace =
       arena_.allocate(traits_.grouped_linear_workspace(routing.num_pairs(), experts.cols, experts.part_formats, input));
-  if (backend_) backend_->grouped_linear(out, x, input, experts, bias, routing, workspace);
+  if (backend_) backend_->grouped_linear(out, x, experts, bias, routing, input, workspace);
   return out;
 }
 

@@ -46,7 +46,7 @@ class Ops {
   Routing route(const Tensor& logits, int num_experts, const RouteArgs& args);
   /// [T * k, R] act by place, from x[T, K] act by token or x[T * k, K] act by place, `experts` of num_experts groups of R rows,
   /// and bias[num_experts, R] or null.
-  Tensor grouped_linear(const Tensor& x, ExpertInput input, const Weight& experts, const float* bias, const Routing& routing);
+  Tensor grouped_linear(const Tensor& x, const Weight& experts, const float* bias, const Routing& routing, ExpertInput input);
   /// [T, H] act: each token's rows of y[T * k, H] act (by place) times the weights of their experts, summed.
   Tensor combine_experts(const Tensor& y, const Routing& routing);
   /// x[T, H] act *= sigmoid(gate[T, 1] act).

@@ -152,7 +152,7 @@ class SimBackend : public Backend {
   void scale(const Tensor&, float, float) override {}
   void linear(const Tensor&, const Tensor&, const Weight&, const float*, void*) override {}
   void route(const Routing&, const Tensor&, const RouteArgs&) override {}
-  void grouped_linear(const Tensor&, const Tensor&, ExpertInput, const Weight&, const float*, const Routing&, void*) override {}
+  void grouped_linear(const Tensor&, const Tensor&, const Weight&, const float*, const Routing&, ExpertInput, void*) override {}
   void combine_experts(const Tensor&, const Tensor&, const Routing&) override {}
   void sigmoid_scale(const Tensor&, const Tensor&) override {}
   void rope_store_kv(const Tensor&, const RopeStoreArgs&, const KvLayer&, const Batch&) override {}

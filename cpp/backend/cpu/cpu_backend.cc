@@ -126,9 +126,9 @@ void CpuBackend::route(const Routing& out, const Tensor& logits, const RouteArgs
   sort_pairs(out);
 }
 
-void CpuBackend::grouped_linear(const Tensor& out, const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
-                                const Routing& routing, void* workspace) {
-  cpu::grouped_linear(linear_kernels_, pool_, {out, x, input, experts, bias, routing}, workspace);
+void CpuBackend::grouped_linear(const Tensor& out, const Tensor& x, const Weight& experts, const float* bias,
+                                const Routing& routing, ExpertInput input, void* workspace) {
+  cpu::grouped_linear(linear_kernels_, pool_, {out, x, experts, bias, routing, input}, workspace);
 }
 
 void CpuBackend::combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) {

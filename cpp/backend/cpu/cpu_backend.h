@@ -39,8 +39,8 @@ class CpuBackend final : public Backend {
   void scale(const Tensor& x, float factor, float cap) override;
   void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) override;
   void route(const Routing& out, const Tensor& logits, const RouteArgs& args) override;
-  void grouped_linear(const Tensor& out, const Tensor& x, ExpertInput input, const Weight& experts, const float* bias,
-                      const Routing& routing, void* workspace) override;
+  void grouped_linear(const Tensor& out, const Tensor& x, const Weight& experts, const float* bias, const Routing& routing,
+                      ExpertInput input, void* workspace) override;
   void combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) override;
   void sigmoid_scale(const Tensor& x, const Tensor& gate) override;
   void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) override;

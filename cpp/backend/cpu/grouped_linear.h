@@ -13,10 +13,10 @@ namespace pagoda::cpu {
 struct GroupedProduct {
   const Tensor& out;  ///< [T * k, R] f32 by place
   const Tensor& x;    ///< [T, K] or [T * k, K] f32
-  ExpertInput input;
   const Weight& experts;
   const float* bias;  ///< [E, R] or null
   const Routing& routing;
+  ExpertInput input;  ///< what the rows of x belong to
 };
 
 /// Scratch bytes of one grouped_linear, at most. Pure, the same for every ISA.
