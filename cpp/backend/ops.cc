@@ -171,12 +171,19 @@ Tensor Ops::grouped_linear(const Tensor& x, const Weight& experts, const float* 
   return out;
 }
 
-Tensor Ops::combine_experts(const Tensor& y, const Routing& routing) {
+void Ops::combine_experts_into(const Tensor& out, const Tensor& y, const Routing& routing) {
+  check_activation("combine_experts", "out", out);
   check_activation("combine_experts", "y", y);
   ensure(y.rows() == routing.num_pairs(), "combine_experts: y ", describe(y), " does not have ", routing.num_pairs(),
          " places, ", routing.top_k, " for each of ", routing.num_tokens, " tokens");
-  const Tensor out = allocate(traits_.activation_dtype, {routing.num_tokens, y.cols()});
+  ensure(out.shape == Shape{routing.num_tokens, y.cols()}, "combine_experts: out ", describe(out), " does not fit y ",
+         describe(y), " of ", routing.num_tokens, " tokens");
   if (backend_) backend_->combine_experts(out, y, routing);
+}
+
+Tensor Ops::combine_experts(const Tensor& y, const Routing& routing) {
+  const Tensor out = allocate(traits_.activation_dtype, {routing.num_tokens, y.cols()});
+  combine_experts_into(out, y, routing);
   return out;
 }
 

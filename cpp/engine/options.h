@@ -14,6 +14,7 @@ namespace pagoda {
 struct EngineOptions {
   std::string device = "auto";
   std::string isa = "auto";
+  std::string weight_format = "auto";
   int64_t num_threads = 0;
   std::optional<int64_t> max_model_len;
   int64_t max_num_seqs = 256;
@@ -39,6 +40,10 @@ constexpr auto EngineOptions::fields() {
   return std::tuple{
       field("device", &O::device, "auto | cpu | cuda"),
       field("isa", &O::isa, "CPU kernels: auto | avx512 | avx2 | portable"),
+      field("weight_format", &O::weight_format,
+            "quantise matrices of plain floats on load: auto | q8_0 | q5_1 | q5_0 | q4_1 | q4_0 | int8 | int4 | f8_e4m3 | bf16 "
+            "| f16 "
+            "| f32; auto keeps what the file has; below 8 bits the embedding and the head get q8_0"),
       field("num_threads", &O::num_threads, Range::closed(0, 1024),
             "compute threads on the CPU; 0 = the usable physical cores"),
       field("max_model_len", &O::max_model_len, Range::at_least(1),

@@ -40,7 +40,7 @@ MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, cons
 
 MemoryPlan plan_engine(const std::string& path, const EngineOptions& options) {
   options.validate();
-  const Checkpoint checkpoint = open_checkpoint(path);
+  const Checkpoint checkpoint = open_checkpoint(path, options.weight_format);
   if (wants_cpu(options)) return plan(checkpoint, options, cpu_traits(), cpu_device_info(cpu_options(options)));
   const std::unique_ptr<Backend> backend = make_cuda_backend(0);
   return plan(checkpoint, options, backend->traits(), backend->device());
@@ -49,7 +49,7 @@ MemoryPlan plan_engine(const std::string& path, const EngineOptions& options) {
 StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
                            const LoadProgress& progress) {
   options.validate();
-  Checkpoint checkpoint = open_checkpoint(path);
+  Checkpoint checkpoint = open_checkpoint(path, options.weight_format);
   for (int32_t token : eos_tokens) checkpoint.config.add_eos_token("the tokenizer's end-of-sequence token", token);
   std::unique_ptr<Backend> backend = wants_cpu(options) ? make_cpu_backend(cpu_options(options)) : make_cuda_backend(0);
   StartedEngine started;

@@ -1,5 +1,6 @@
-// THE forward pass. Shapes: T tokens, H hidden, R rows that need logits.
-// Per token and layer: 2 * (qkv + out + gate_up + down) elements of multiply-add, plus attention over the context.
+// THE forward pass. Shapes: T tokens, H hidden, I intermediate, E experts, R rows that need logits.
+// Per token and layer: 2 * (qkv + out + up + down) elements of multiply-add (of the chosen experts only), plus attention over
+// the context.
 #include "model/decoder.h"
 
 #include <cmath>
@@ -15,50 +16,114 @@ Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move
 }
 
 Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops) {
-  const Tensor residual = ops.embed(weights_.embedding, batch.token_ids, batch.num_tokens);  // [T, H]
-  const Tensor x = ops.allocate(residual.dtype, {batch.num_tokens, config_.hidden_size});    // [T, H]
+  const Tensor residual = embed(batch, ops);                                               // [T, H]
+  const Tensor x = ops.allocate(residual.dtype, {batch.num_tokens, config_.hidden_size});  // [T, H]
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     const Arena::Scope scope(ops.arena());
     const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
-    const Norm norm{NormKind::rms, w.attn_norm, nullptr, config_.norm_eps};
-    const Tensor h = layer == 0 ? ops.norm(residual, norm) : ops.add_norm(residual, x, 1, norm);
+    const Tensor h = block_input(residual, x, layer > 0, config_.attn_norm, w.attn_norm, ops);
     attention(layer, h, x, batch, kv, ops);
-    mlp(layer, ops.add_norm(residual, x, 1, {NormKind::rms, w.mlp_norm, nullptr, config_.norm_eps}), x, ops);
+    if (config_.post_attn_norm) ops.norm_in_place(x, w.post_attn_norm);
+    if (config_.parallel_block) {
+      const Tensor mlp_out = ops.allocate(x.dtype, x.shape);
+      feed_forward(layer, config_.mlp_norm ? ops.norm(residual, w.mlp_norm) : h, mlp_out, ops);
+      ops.add(x, mlp_out, 1);
+    } else {
+      feed_forward(layer, block_input(residual, x, true, config_.mlp_norm, w.mlp_norm, ops), x, ops);
+      if (config_.post_mlp_norm) ops.norm_in_place(x, w.post_mlp_norm);
+    }
   }
   const Tensor last_residual = ops.gather_rows(residual, batch.logit_rows, batch.num_logit_rows);  // [R, H]
   const Tensor last_x = ops.gather_rows(x, batch.logit_rows, batch.num_logit_rows);                // [R, H]
-  const Tensor h = ops.add_norm(last_residual, last_x, 1, {NormKind::rms, weights_.final_norm, nullptr, config_.norm_eps});
-  return ops.logits(h, weights_.lm_head);  // [R, vocab]
+  return logits(ops.add_norm(last_residual, last_x, config_.residual_scale, weights_.final_norm), ops);
+}
+
+Tensor Decoder::embed(const Batch& batch, Ops& ops) {
+  const Tensor embedded = ops.embed(weights_.embedding, batch.token_ids, batch.num_tokens);
+  if (config_.embedding_scale != 1) ops.scale(embedded, config_.embedding_scale);
+  if (config_.learned_positions) ops.add(embedded, ops.embed(weights_.positions, batch.positions, batch.num_tokens), 1);
+  return embedded;
+}
+
+Tensor Decoder::block_input(const Tensor& residual, const Tensor& x, bool pending, bool normed, const Norm& norm, Ops& ops) {
+  if (normed) return pending ? ops.add_norm(residual, x, config_.residual_scale, norm) : ops.norm(residual, norm);
+  if (pending) ops.add(residual, x, config_.residual_scale);
+  return residual;
 }
 
 void Decoder::attention(int layer, const Tensor& h, const Tensor& x, const Batch& batch, KvCache& kv, Ops& ops) {
   const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
-  const RopeStoreArgs rope{.num_heads = config_.num_heads,
+  const float scale =
+      config_.attention_scale != 0 ? config_.attention_scale : 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  const AttentionArgs args{.num_heads = config_.num_heads,
                            .kv_heads = config_.kv_heads,
                            .head_dim = config_.head_dim,
-                           .rotary_dim = config_.rope.rotary_dim,
-                           .cos_sin = weights_.cos_sin,
-                           .norm_kind = NormKind::rms,
-                           .q_norm = w.q_norm,
-                           .k_norm = w.k_norm,
-                           .norm_stride = 0,
-                           .norm_eps = config_.norm_eps};
-  const AttentionArgs attend{.num_heads = config_.num_heads,
-                             .kv_heads = config_.kv_heads,
-                             .head_dim = config_.head_dim,
-                             .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                             .window = config_.windows[static_cast<size_t>(layer)],
-                             .soft_cap = 0,
-                             .sinks = nullptr};
-  const Tensor q = ops.rope_store_kv(ops.linear(h, w.qkv, w.qkv_bias), rope, kv.layer(layer), batch);
-  ops.linear_into(x, ops.paged_attention(q, attend, kv.layer(layer), batch), w.out, w.out_bias);
+                           .scale = scale,
+                           .window = config_.windows[static_cast<size_t>(layer)],
+                           .soft_cap = config_.attention_soft_cap,
+                           .sinks = w.sinks};
+  const Tensor q = store_and_rotate(layer, ops.linear(h, w.qkv, w.qkv_bias), batch, kv, ops);
+  ops.linear_into(x, ops.paged_attention(q, args, kv.layer(layer), batch), w.out, w.out_bias);
   group_.all_reduce(x);
 }
 
-void Decoder::mlp(int layer, const Tensor& h, const Tensor& x, Ops& ops) {
+Tensor Decoder::store_and_rotate(int layer, const Tensor& qkv, const Batch& batch, KvCache& kv, Ops& ops) {
   const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
-  ops.linear_into(x, ops.gated_activation(ops.linear(h, w.gate_up, w.gate_up_bias), config_.activation), w.down, w.down_bias);
+  const int64_t q_end = int64_t{config_.num_heads} * config_.head_dim;
+  const int64_t k_end = q_end + int64_t{config_.kv_heads} * config_.head_dim;
+  const bool in_rows = config_.qk_norm == QkNorm::row;
+  if (in_rows) {
+    ops.norm_in_place(qkv.columns(0, q_end), {config_.qk_norm_kind, w.q_norm, nullptr, config_.norm_eps});
+    ops.norm_in_place(qkv.columns(q_end, k_end), {config_.qk_norm_kind, w.k_norm, nullptr, config_.norm_eps});
+  }
+  const RopeConfig* rope = config_.layer_rope(layer);
+  const RopeStoreArgs args{.num_heads = config_.num_heads,
+                           .kv_heads = config_.kv_heads,
+                           .head_dim = config_.head_dim,
+                           .rotary_dim = rope ? rope->rotary_dim : 0,
+                           .cos_sin = rope ? weights_.cos_sin[config_.layer_rope_index(layer)] : nullptr,
+                           .norm_kind = config_.qk_norm_kind,
+                           .q_norm = in_rows ? nullptr : w.q_norm,
+                           .k_norm = in_rows ? nullptr : w.k_norm,
+                           .norm_stride = config_.qk_norm == QkNorm::own_head ? config_.head_dim : 0,
+                           .norm_eps = config_.norm_eps};
+  return ops.rope_store_kv(qkv, args, kv.layer(layer), batch);
+}
+
+void Decoder::feed_forward(int layer, const Tensor& h, const Tensor& x, Ops& ops) {
+  const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
+  if (config_.is_sparse(layer)) {
+    experts(w, h, x, ops);
+  } else {
+    mlp(w.mlp, h, x, ops);
+  }
   group_.all_reduce(x);
+}
+
+void Decoder::mlp(const MlpWeights& w, const Tensor& h, const Tensor& x, Ops& ops) {
+  const Tensor up = ops.linear(h, w.up, w.up_bias);  // [T, 2I] or [T, I]
+  if (config_.gated_mlp) return ops.linear_into(x, ops.gated_activation(up, config_.activation), w.down, w.down_bias);
+  ops.activation(up, config_.activation);
+  ops.linear_into(x, up, w.down, w.down_bias);
+}
+
+void Decoder::experts(const DecoderLayer& w, const Tensor& h, const Tensor& x, Ops& ops) {
+  const Routing routing = ops.route(ops.logits(h, w.router, w.router_bias), config_.moe.num_experts, config_.moe.route);
+  const Tensor up = ops.grouped_linear(h, w.experts.up, w.experts.up_bias, routing, ExpertInput::by_token);  // [T * k, 2I]
+  const Tensor gated = ops.gated_activation(up, config_.activation);                                         // [T * k, I]
+  const Tensor down = ops.grouped_linear(gated, w.experts.down, w.experts.down_bias, routing, ExpertInput::by_place);
+  ops.combine_experts_into(x, down, routing);
+  if (config_.moe.shared_intermediate_size == 0) return;
+  const Tensor shared = ops.allocate(x.dtype, x.shape);
+  mlp(w.shared, h, shared, ops);
+  if (config_.moe.shared_gate) ops.sigmoid_scale(shared, ops.linear(h, w.shared_scale));
+  ops.add(x, shared, 1);
+}
+
+Tensor Decoder::logits(const Tensor& h, Ops& ops) {
+  const Tensor logits = ops.logits(h, weights_.lm_head, weights_.lm_head_bias);
+  if (config_.logit_scale != 1 || config_.logit_soft_cap != 0) ops.scale(logits, config_.logit_scale, config_.logit_soft_cap);
+  return logits;
 }
 
 }  // namespace pagoda

@@ -2,40 +2,12 @@
 // forward().
 #pragma once
 
-#include <memory>
-#include <vector>
-
 #include "model/config.h"
+#include "model/decoder_weights.h"
 #include "model/model.h"
 #include "parallel/communicator.h"
 
 namespace pagoda {
-
-/// Weights of one layer. Matrices are [out, in]; vectors are f32 in the backend's memory, null where the family has none.
-struct DecoderLayer {
-  Weight qkv;                        ///< [(num_heads + 2 * kv_heads) * head_dim, hidden]: q rows, k rows, v rows
-  Weight out;                        ///< [hidden, num_heads * head_dim]
-  Weight gate_up;                    ///< [2 * intermediate, hidden]: gate rows, up rows
-  Weight down;                       ///< [hidden, intermediate]
-  const float* attn_norm = nullptr;  ///< [hidden]
-  const float* mlp_norm = nullptr;   ///< [hidden]
-  const float* q_norm = nullptr;     ///< [head_dim]
-  const float* k_norm = nullptr;     ///< [head_dim]
-  const float* qkv_bias = nullptr;
-  const float* out_bias = nullptr;
-  const float* gate_up_bias = nullptr;
-  const float* down_bias = nullptr;
-};
-
-struct DecoderWeights {
-  Weight embedding;                   ///< [vocab, hidden]
-  Weight lm_head;                     ///< [vocab, hidden]; the embedding itself when tied
-  const float* final_norm = nullptr;  ///< [hidden]
-  const float* cos_sin = nullptr;     ///< [max positions, rotary_dim]
-  std::vector<DecoderLayer> layers;
-  std::vector<Buffer> buffers;  ///< what the vectors point into
-  size_t bytes = 0;             ///< of everything above in the backend's memory
-};
 
 class Decoder final : public Model {
  public:
@@ -50,10 +22,20 @@ class Decoder final : public Model {
   const DecoderWeights& weights() const { return weights_; }
 
  private:
+  /// [T, H]: the tokens' embeddings, with what the family adds to them.
+  Tensor embed(const Batch& batch, Ops& ops);
+  /// A block's input. `pending`: what the block before left in `x` is added to the residual first.
+  Tensor block_input(const Tensor& residual, const Tensor& x, bool pending, bool normed, const Norm& norm, Ops& ops);
   /// x = attention output projection of `h`.
   void attention(int layer, const Tensor& h, const Tensor& x, const Batch& batch, KvCache& kv, Ops& ops);
-  /// x = MLP output of `h`.
-  void mlp(int layer, const Tensor& h, const Tensor& x, Ops& ops);
+  /// q of the fused projection, normed and rotated; k and v are stored.
+  Tensor store_and_rotate(int layer, const Tensor& qkv, const Batch& batch, KvCache& kv, Ops& ops);
+  /// x = feed-forward output of `h`: the MLP's, or the chosen experts'.
+  void feed_forward(int layer, const Tensor& h, const Tensor& x, Ops& ops);
+  void mlp(const MlpWeights& w, const Tensor& h, const Tensor& x, Ops& ops);
+  void experts(const DecoderLayer& w, const Tensor& h, const Tensor& x, Ops& ops);
+  /// [R, vocab] f32 from the normed last hidden states [R, H].
+  Tensor logits(const Tensor& h, Ops& ops);
 
   ModelConfig config_;
   DecoderWeights weights_;

@@ -1,41 +1,15 @@
 // config.json to ModelConfig: what all families share here, the rest in model/arch.
 #include "model/hf_config.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/check.h"
+#include "model/hf_rope.h"
 #include "model/registry.h"
 
 namespace pagoda {
 namespace {
-
-/// Newer files keep rope in `rope_parameters` (rope_theta inside), older ones in `rope_theta` and `rope_scaling`.
-void read_rope(const Json& json, RopeConfig& rope) {
-  const Json* parameters = json.find("rope_parameters");
-  if (!parameters || !parameters->is_object()) parameters = json.find("rope_scaling");
-  rope.theta = json.get_double("rope_theta", 10000);
-  if (!parameters || !parameters->is_object()) return;
-  rope.theta = parameters->get_double("rope_theta", rope.theta);
-  std::string type = parameters->get_string("rope_type", "");
-  if (type.empty()) type = parameters->get_string("type", "default");
-  if (type == "default") return;
-  rope.factor = parameters->get_double("factor");
-  if (type == "linear") {
-    rope.scaling = RopeScaling::linear;
-  } else if (type == "llama3") {
-    rope.scaling = RopeScaling::llama3;
-    rope.low_freq_factor = parameters->get_double("low_freq_factor");
-    rope.high_freq_factor = parameters->get_double("high_freq_factor");
-    rope.original_context = parameters->get_double("original_max_position_embeddings");
-    require(rope.original_context > 0 && rope.high_freq_factor > rope.low_freq_factor,
-            "config.json: llama3 rope scaling needs original_max_position_embeddings > 0 and high_freq_factor > "
-            "low_freq_factor, got ",
-            rope.original_context, ", ", rope.high_freq_factor, ", ", rope.low_freq_factor);
-  } else {
-    throw InvalidArgument(
-        str("config.json: rope scaling type '", type, "' is not supported; supported are default, linear, llama3"));
-  }
-}
 
 const std::string& architecture_name(const Json& json) {
   const Json* names = json.find("architectures");
@@ -49,13 +23,34 @@ int fitting(std::string_view key, int64_t value) {
   return static_cast<int>(value);
 }
 
-/// Quantised Hugging Face checkpoints keep their numbers under other tensor names; their method is named instead of a missing
-/// tensor.
-void refuse_quantisation(const Json& json) {
-  const Json* quantisation = json.find("quantization_config");
-  if (!quantisation || !quantisation->is_object()) return;
-  throw InvalidArgument(str("config.json: quantization_config: method '", quantisation->get_string("quant_method", "unknown"),
-                            "' is not supported; use safetensors in f32, f16 or bf16, or a GGUF file"));
+void read_heads(const Json& json, ModelConfig& config) {
+  config.num_layers = read_int(json, any_key(json, {"num_hidden_layers", "n_layer", "num_layers"}));
+  config.num_heads = read_int(json, any_key(json, {"num_attention_heads", "n_head"}));
+  config.kv_heads = read_int(json, "num_key_value_heads", config.num_heads);
+  require(config.num_heads >= 1 && config.num_layers >= 1 && config.num_layers <= 4096,
+          "config.json: num_attention_heads must be >= 1 and num_hidden_layers in [1, 4096], got ", config.num_heads, " and ",
+          config.num_layers);
+  const Json* head_dim = json.find("head_dim");
+  const bool has_head_dim = head_dim && !head_dim->is_null();
+  require(has_head_dim || config.hidden_size % config.num_heads == 0, "config.json: hidden_size ", config.hidden_size,
+          " is not a multiple of num_attention_heads ", config.num_heads, " and there is no head_dim");
+  config.head_dim = read_int(json, "head_dim", config.hidden_size / config.num_heads);
+}
+
+double read_norm_eps(const Json& json) {
+  return json.get_double(any_key(json, {"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"}), 1e-6);
+}
+
+Activation read_activation(const Json& json) {
+  return parse_activation(json.get_string(any_key(json, {"hidden_activation", "hidden_act", "activation_function"}), "silu"));
+}
+
+/// Stretched models reach further than the context that their files call trained.
+void stretch_context(ModelConfig& config) {
+  const RopeConfig& rope = config.rope;
+  if (rope.scaling != RopeScaling::dynamic && rope.scaling != RopeScaling::yarn) return;
+  const double stretched = std::min(rope.factor * rope.original_context, 2147483647.0);
+  config.max_context = std::max(config.max_context, static_cast<int64_t>(stretched));
 }
 
 }  // namespace
@@ -64,12 +59,39 @@ int read_int(const Json& json, std::string_view key) { return fitting(key, json.
 
 int read_int(const Json& json, std::string_view key, int64_t fallback) { return fitting(key, json.get_int(key, fallback)); }
 
+std::string_view any_key(const Json& json, std::initializer_list<std::string_view> keys) {
+  for (const std::string_view key : keys) {
+    const Json* value = json.find(key);
+    if (value && !value->is_null()) return key;
+  }
+  return *keys.begin();
+}
+
+float read_float(const Json& json, std::string_view key, double fallback) {
+  return static_cast<float>(json.get_double(key, fallback));
+}
+
+bool read_layer_types(const Json& json, ModelConfig& config, int window) {
+  const Json* types = json.find("layer_types");
+  if (!types || !types->is_array()) return false;
+  require(types->items().size() == config.windows.size(), "config.json: layer_types has ", types->items().size(),
+          " entries, num_hidden_layers is ", config.windows.size());
+  for (size_t layer = 0; layer < config.windows.size(); ++layer) {
+    const std::string& type = types->items()[layer].as_string();
+    require(type == "sliding_attention" || type == "full_attention", "config.json: layer_types[", layer,
+            "] must be sliding_attention or full_attention, found '", type, "'");
+    config.windows[layer] = type == "sliding_attention" ? window : 0;
+  }
+  return true;
+}
+
 Activation parse_activation(std::string_view name) {
   if (name == "silu" || name == "swish") return Activation::silu;
-  if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::gelu_tanh;
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new" || name == "gelu_fast") return Activation::gelu_tanh;
   if (name == "gelu") return Activation::gelu;
-  throw InvalidArgument(
-      str("config.json: hidden_act '", name, "' is not supported; supported are silu, gelu, gelu_pytorch_tanh"));
+  if (name == "relu") return Activation::relu;
+  throw InvalidArgument(str("config.json: hidden_act '", name,
+                            "' is not supported; supported are silu, gelu, gelu_pytorch_tanh, gelu_new, relu"));
 }
 
 void add_eos_tokens(const Json& json, const char* file, ModelConfig& config) {
@@ -80,34 +102,27 @@ void add_eos_tokens(const Json& json, const char* file, ModelConfig& config) {
   for (const Json& id : ids->items()) config.add_eos_token(key.c_str(), id.as_int());
 }
 
-ModelConfig read_hf_config(const Json& json) {
-  refuse_quantisation(json);
+ModelConfig read_hf_config(const Json& document) {
   ModelConfig config;
-  config.architecture = architecture_name(json);
+  config.architecture = architecture_name(document);
   const Architecture& architecture = find_hf_architecture(config.architecture);
+  const Json& json = architecture.text_key ? document.at(architecture.text_key) : document;
+  config.layout.names = &kHfNames;
   config.vocab_size = json.get_int("vocab_size");
-  config.hidden_size = json.get_int("hidden_size");
-  config.intermediate_size = json.get_int("intermediate_size");
-  config.num_layers = read_int(json, "num_hidden_layers");
-  config.num_heads = read_int(json, "num_attention_heads");
-  config.kv_heads = read_int(json, "num_key_value_heads", config.num_heads);
-  require(config.num_heads >= 1 && config.num_layers >= 1 && config.num_layers <= 4096,
-          "config.json: num_attention_heads must be >= 1 and num_hidden_layers in [1, 4096], got ", config.num_heads, " and ",
-          config.num_layers);
-  const Json* head_dim = json.find("head_dim");
-  const bool has_head_dim = head_dim && !head_dim->is_null();
-  require(has_head_dim || config.hidden_size % config.num_heads == 0, "config.json: hidden_size ", config.hidden_size,
-          " is not a multiple of num_attention_heads ", config.num_heads, " and there is no head_dim");
-  config.head_dim = read_int(json, "head_dim", config.hidden_size / config.num_heads);
-  config.max_context = json.get_int("max_position_embeddings");
-  config.norm_eps = static_cast<float>(json.get_double("rms_norm_eps", 1e-6));
-  config.activation = parse_activation(json.get_string("hidden_act", "silu"));
+  config.hidden_size = json.get_int(any_key(json, {"hidden_size", "n_embd"}));
+  const std::string_view inner = any_key(json, {"intermediate_size", "n_inner"});
+  config.intermediate_size = json.find("n_embd") ? json.get_int(inner, 4 * config.hidden_size) : json.get_int(inner);
+  read_heads(json, config);
+  config.max_context = json.get_int(any_key(json, {"max_position_embeddings", "n_positions"}));
+  config.norm_eps = static_cast<float>(read_norm_eps(json));
+  config.activation = read_activation(json);
   config.tied_embeddings = json.get_bool("tie_word_embeddings", false);
   config.windows.assign(static_cast<size_t>(config.num_layers), 0);
   add_eos_tokens(json, "config.json", config);
-  read_rope(json, config.rope);
-  config.rope.rotary_dim = config.head_dim;
-  architecture.adjust_hf(json, config);
+  if (&json != &document) add_eos_tokens(document, "config.json", config);
+  config.rope = read_hf_rope(json, config);
+  if (architecture.adjust_hf) architecture.adjust_hf(json, config);
+  stretch_context(config);
   config.validate();
   return config;
 }

@@ -68,7 +68,7 @@ TEST(HfConfig, families_set_their_switches) {
   EXPECT_TRUE(qwen2.qkv_bias);
   EXPECT_FALSE(qwen2.out_bias);
   EXPECT_EQ(qwen2.windows, (std::vector<int>{0, 0})) << "use_sliding_window is not set";
-  EXPECT_TRUE(config_with({{"architectures", R"(["Qwen3ForCausalLM"])"}}).qk_norm);
+  EXPECT_TRUE(config_with({{"architectures", R"(["Qwen3ForCausalLM"])"}}).qk_norm == QkNorm::head);
   EXPECT_EQ(config_with({{"architectures", R"(["MistralForCausalLM"])"}, {"sliding_window", "9"}}).windows,
             (std::vector<int>{9, 9}));
 }
@@ -102,19 +102,18 @@ TEST(HfConfig, mismatches_are_refused_with_both_sides) {
   EXPECT_TRUE(contains(refusal({{"vocab_size", "2147483648"}}), "vocab_size must be in [1, 2147483647], got 2147483648"));
   EXPECT_TRUE(contains(refusal({{"sliding_window", "-1"}, {"architectures", R"(["MistralForCausalLM"])"}}),
                        "sliding_window must be >= 0, got -1"));
-  EXPECT_TRUE(contains(refusal({{"hidden_act", "\"relu\""}}), "'relu' is not supported; supported are silu, gelu"));
-  EXPECT_TRUE(contains(refusal({{"rope_scaling", R"({"type": "yarn", "factor": 2})"}}),
-                       "'yarn' is not supported; supported are default, linear, llama3"));
+  EXPECT_TRUE(contains(refusal({{"hidden_act", "\"tanh\""}}), "'tanh' is not supported; supported are silu, gelu"));
+  EXPECT_TRUE(contains(refusal({{"rope_scaling", R"({"type": "spiral", "factor": 2})"}}),
+                       "'spiral' is not supported; supported are default, linear, dynamic, llama3, yarn, longrope"));
   EXPECT_TRUE(contains(refusal({{"rms_norm_eps", "2"}}), "rms_norm_eps must be in [0, 1), got 2"));
 }
 
 TEST(Registry, an_unknown_architecture_is_named_with_those_supported) {
   const std::string hf = error_of([] { find_hf_architecture("BertModel"); });
-  EXPECT_EQ(hf,
-            "config.json: architecture 'BertModel' is not supported; supported are LlamaForCausalLM, MistralForCausalLM, "
-            "Qwen2ForCausalLM, Qwen3ForCausalLM");
+  EXPECT_TRUE(contains(hf, "config.json: architecture 'BertModel' is not supported; supported are LlamaForCausalLM, "));
+  EXPECT_TRUE(contains(hf, "Qwen3ForCausalLM"));
   const std::string gguf = error_of([] { find_gguf_architecture("bert"); });
-  EXPECT_EQ(gguf, "general.architecture: architecture 'bert' is not supported; supported are llama, qwen2, qwen3");
+  EXPECT_TRUE(contains(gguf, "general.architecture: architecture 'bert' is not supported; supported are llama, qwen2, qwen3"));
 }
 
 /// A GGUF v3 file written value by value.
@@ -165,7 +164,7 @@ TEST(GgufConfig, sizes_come_from_metadata_and_the_embedding) {
   EXPECT_EQ(config.kv_heads, 4);
   EXPECT_EQ(config.rope.theta, 10000);
   EXPECT_TRUE(config.tied_embeddings) << "there is no output.weight";
-  EXPECT_TRUE(config.rope_rows_interleaved);
+  EXPECT_TRUE(config.layout.rope_rows_interleaved);
   EXPECT_EQ(config.eos_tokens, (std::vector<int32_t>{7}));
 }
 
@@ -185,8 +184,8 @@ TEST(GgufConfig, faults_are_refused_by_key) {
   EXPECT_TRUE(
       contains(refused(with_heads().number("tokenizer.ggml.eos_token_id", 40)), "eos_token_id must be in [0, 40), got 40"));
   EXPECT_TRUE(contains(refused(with_heads().number("llama.attention.value_length", 4)), "differs from the key length 8"));
-  EXPECT_TRUE(contains(refused(with_heads().text("llama.rope.scaling.type", "yarn")),
-                       "'yarn' is not supported; supported are none, linear"));
+  EXPECT_TRUE(contains(refused(with_heads().text("llama.rope.scaling.type", "spiral")),
+                       "'spiral' is not supported; supported are none, linear, yarn, longrope"));
 }
 
 }  // namespace

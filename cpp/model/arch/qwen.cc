@@ -1,41 +1,40 @@
 // Qwen2 and Qwen2.5 (bias on q, k and v) and Qwen3 (normed q and k heads).
-#include "core/check.h"
-#include "model/arch/arch.h"
 #include "model/hf_config.h"
+#include "model/registry.h"
 
 namespace pagoda::arch {
 namespace {
 
 /// Windows apply to layers that `layer_types` calls sliding, or, in older files, to layers from max_window_layers on.
-void read_windows(const Json& json, ModelConfig& config) {
+void read_qwen_windows(const Json& json, ModelConfig& config) {
   if (!json.get_bool("use_sliding_window", false)) return;
   const int window = read_int(json, "sliding_window", 0);
-  const Json* types = json.find("layer_types");
-  const bool typed = types && types->is_array();
-  require(!typed || types->items().size() == config.windows.size(), "config.json: layer_types has ",
-          typed ? types->items().size() : 0, " entries, num_hidden_layers is ", config.windows.size());
+  if (read_layer_types(json, config, window)) return;
   const int64_t first = json.get_int("max_window_layers", 0);
   for (size_t layer = 0; layer < config.windows.size(); ++layer) {
-    const bool slides = typed ? types->items()[layer].as_string() == "sliding_attention" : static_cast<int64_t>(layer) >= first;
-    config.windows[layer] = slides ? window : 0;
+    config.windows[layer] = static_cast<int64_t>(layer) >= first ? window : 0;
   }
 }
 
-}  // namespace
-
 void qwen2_hf(const Json& json, ModelConfig& config) {
   config.qkv_bias = true;
-  read_windows(json, config);
+  read_qwen_windows(json, config);
 }
 
-void qwen2_gguf(ModelConfig& config) { config.qkv_bias = true; }
+void qwen2_gguf(const GgufKeys&, ModelConfig& config) { config.qkv_bias = true; }
 
 void qwen3_hf(const Json& json, ModelConfig& config) {
-  config.qk_norm = true;
+  config.qk_norm = QkNorm::head;
   config.qkv_bias = config.out_bias = json.get_bool("attention_bias", false);
-  read_windows(json, config);
+  read_qwen_windows(json, config);
 }
 
-void qwen3_gguf(ModelConfig& config) { config.qk_norm = true; }
+void qwen3_gguf(const GgufKeys&, ModelConfig& config) { config.qk_norm = QkNorm::head; }
+
+}  // namespace
+
+extern const Architecture qwen2, qwen3;
+const Architecture qwen2{"Qwen2ForCausalLM", "qwen2", qwen2_hf, qwen2_gguf};
+const Architecture qwen3{"Qwen3ForCausalLM", "qwen3", qwen3_hf, qwen3_gguf};
 
 }  // namespace pagoda::arch
