@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "core/weight_format.h"
@@ -21,5 +22,8 @@ struct GgmlType {
 
 /// The type of that number, or null for one that is not known (some numbers were given up, others are to come).
 const GgmlType* find_ggml_type(uint32_t id);
+
+/// "F32 F16 ...": the names of the types that have a format, for error texts.
+std::string supported_ggml_types();
 
 }  // namespace pagoda

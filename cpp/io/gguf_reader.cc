@@ -266,7 +266,7 @@ class Reader {
     if (type->format) {
       entry.tensor.format = *type->format;
     } else {
-      entry.refusal = str("its type ", type->name, " is not supported (supported are F32, F16, BF16, Q8_0, Q4_0 and Q4_1)");
+      entry.refusal = str("its type ", type->name, " is not supported (supported are ", supported_ggml_types(), ")");
     }
   }
 

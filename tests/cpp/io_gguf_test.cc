@@ -43,6 +43,7 @@ constexpr uint32_t kF32 = 0;
 constexpr uint32_t kQ4_1 = 3;
 constexpr uint32_t kQ8_0 = 8;
 constexpr uint32_t kQ6K = 14;
+constexpr uint32_t kIq2Xs = 17;
 
 TEST(Gguf, reads_metadata_of_every_kind) {
   const TempDir dir;
@@ -159,15 +160,16 @@ TEST(Gguf, honours_the_alignment_of_the_file) {
 TEST(Gguf, a_type_the_engine_does_not_compute_with_is_listed_and_refused_only_when_used) {
   const TempDir dir;
   Builder file;
-  file.tensors = {tensor("k", {256}, kQ6K, 0), tensor("new", {7}, 77, 0), tensor("ok", {1}, kF32, 224)};
-  file.data = std::string(228, 'x');
+  file.tensors = {tensor("k", {256}, kIq2Xs, 0), tensor("new", {7}, 77, 0), tensor("ok", {1}, kF32, 96)};
+  file.data = std::string(100, 'x');
   const GgufFile gguf(dir.write("m.gguf", file.build()));
   ASSERT_EQ(gguf.list().size(), 3u);
-  EXPECT_EQ(gguf.list()[0].type, "Q6_K");
-  EXPECT_EQ(gguf.list()[0].bytes, 210u);
+  EXPECT_EQ(gguf.list()[0].type, "IQ2_XS");
+  EXPECT_EQ(gguf.list()[0].bytes, 74u);
   EXPECT_EQ(gguf.list()[1].type, "type 77");
   EXPECT_NE(gguf.find("ok"), nullptr);
-  EXPECT_TRUE(contains(error_of([&] { gguf.find("k"); }), "tensor 'k' cannot be used: its type Q6_K is not supported"));
+  EXPECT_TRUE(contains(error_of([&] { gguf.find("k"); }),
+                       "tensor 'k' cannot be used: its type IQ2_XS is not supported (supported are F32 F16 Q4_0 "));
   EXPECT_TRUE(contains(error_of([&] { gguf.find("new"); }), "tensor 'new' cannot be used: its ggml type 77 is not known"));
 }
 
