@@ -20,7 +20,8 @@ TEST(HfConfig, sizes_and_defaults_are_read) {
   EXPECT_EQ(config.kv_heads, 2);
   EXPECT_EQ(config.rope.theta, 10000);
   EXPECT_EQ(config.rope.rotary_dim, 8);
-  EXPECT_FALSE(config.tied_embeddings || config.qkv_bias || config.out_bias || config.mlp_bias || config.qk_norm);
+  EXPECT_FALSE(config.tied_embeddings || config.qkv_bias || config.out_bias || config.mlp_bias);
+  EXPECT_EQ(config.qk_norm, QkNorm::none);
   EXPECT_EQ(config.windows, (std::vector<int>{0, 0}));
   EXPECT_TRUE(config.eos_tokens.empty());
 }
