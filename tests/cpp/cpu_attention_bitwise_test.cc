@@ -10,12 +10,17 @@ namespace {
 using test::AttentionCase;
 using test::AttentionRun;
 
-/// A few shapes that reach every path: in place and copied tiles, small blocks, odd head sizes, windows, split contexts.
+constexpr float kSinks[] = {0.5f, -4.0f, 9.0f, 0.0f, 1.0f, 2.0f};
+
+/// A few shapes that reach every path: in place and copied tiles, small blocks, odd head sizes, windows, split contexts, sinks.
 std::vector<AttentionCase> bitwise_cases() {
   std::vector<AttentionCase> cases;
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const auto& [block_size, head_dim, window, soft_cap] :
-         {std::tuple{16, 64, 0, 0.0f}, {4, 40, 0, 0.0f}, {32, 48, 70, 0.0f}, {16, 16, 300, 3.0f}, {64, 80, 0, 0.0f}}) {
+    for (const auto& [block_size, head_dim, window, soft_cap, sinks] : {std::tuple{16, 64, 0, 0.0f, false},
+                                                                        {4, 40, 0, 0.0f, true},
+                                                                        {32, 48, 70, 0.0f, false},
+                                                                        {16, 16, 300, 3.0f, true},
+                                                                        {64, 80, 0, 0.0f, false}}) {
       AttentionCase test;
       test.args.num_heads = 6;
       test.args.kv_heads = 2;
@@ -23,6 +28,7 @@ std::vector<AttentionCase> bitwise_cases() {
       test.args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
       test.args.window = window;
       test.args.soft_cap = soft_cap;
+      test.args.sinks = sinks ? kSinks : nullptr;
       test.kv_dtype = dtype;
       test.block_size = block_size;
       test.lengths = {67, 330};

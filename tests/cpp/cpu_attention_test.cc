@@ -82,6 +82,50 @@ TEST(CpuAttention, large_scores_do_not_overflow) {
   expect_reference(test, 5e-4);
 }
 
+TEST(CpuAttention, a_sink_takes_its_share_of_each_head_whether_it_dwarfs_the_scores_or_vanishes) {
+  const float sinks[] = {0.0f, 1.5f, -3.0f, 60.0f, -60.0f, 1e4f, -1e4f, -std::numeric_limits<float>::infinity()};
+  for (const float scale : {0.2f, 20.0f}) {
+    for (const auto& [window, soft_cap] : {std::pair{0, 0.0f}, {33, 0.0f}, {0, 2.5f}, {100, 2.5f}}) {
+      AttentionCase test = make_case(8, 2, 24, {3, 300});
+      test.args.scale = scale;
+      test.args.window = window;
+      test.args.soft_cap = soft_cap;
+      test.args.sinks = sinks;
+      expect_reference(test, scale > 1 ? 3e-4 : 4e-6);
+    }
+  }
+}
+
+TEST(CpuAttention, a_sink_above_all_scores_leaves_nothing_and_one_below_them_everything) {
+  const float above[] = {1e30f, 1e30f}, below[] = {-1e30f, -1e30f};
+  for (const std::string& isa : test::available_isas()) {
+    AttentionCase test = make_case(2, 1, 16, {300});
+    AttentionRun without(test, isa, 2);
+    test.args.sinks = above;
+    AttentionRun under(test, isa, 2);
+    test.args.sinks = below;
+    AttentionRun over(test, isa, 2);
+    for (AttentionRun* run : {&without, &under, &over}) run->run_whole();
+    EXPECT_TRUE(test::same_bits(under.out()[0], std::vector<float>(300 * 32, 0.0f))) << isa;
+    EXPECT_TRUE(test::same_bits(over.out()[0], without.out()[0])) << isa;
+  }
+}
+
+TEST(CpuAttention, a_context_that_is_split_over_threads_counts_its_sink_once) {
+  const float sinks[] = {2.0f, -1.0f};
+  for (const std::string& isa : test::available_isas()) {
+    for (const int window : {0, 600}) {
+      AttentionCase test = make_case(2, 1, 16, {1100});
+      test.args.window = window;
+      test.args.sinks = sinks;
+      AttentionRun run(test, isa, 3);
+      run.step({{0, 0, 1099}});
+      run.step({{0, 1099, 1100}});
+      EXPECT_LT(run.error(), 4e-6) << isa << ", window " << window;
+    }
+  }
+}
+
 TEST(CpuAttention, a_decode_step_sees_what_earlier_steps_stored) {
   for (const std::string& isa : test::available_isas()) {
     const AttentionCase test = make_case(9, 3, 64, {40, 10, 400});

@@ -7,9 +7,12 @@
 namespace pagoda {
 namespace {
 
+enum class HeadNorm : uint8_t { none, one_weight, weight_per_head };
+
 struct RopeCase {
   int num_heads, kv_heads, head_dim, rotary_dim;
-  bool norms;
+  HeadNorm norms;
+  NormKind norm_kind;
   DType dtype;
   int block_size;
 };
@@ -23,8 +26,8 @@ class RopeRun {
   explicit RopeRun(const RopeCase& test)
       : test_(test),
         cos_sin_(static_cast<size_t>(kMaxPosition * test.rotary_dim)),
-        q_norm_(test::random_floats(static_cast<size_t>(test.head_dim), 1)),
-        k_norm_(test::random_floats(static_cast<size_t>(test.head_dim), 2)),
+        q_norm_(test::random_floats(static_cast<size_t>(test.num_heads * test.head_dim), 1)),
+        k_norm_(test::random_floats(static_cast<size_t>(test.kv_heads * test.head_dim), 2)),
         qkv_(test::random_floats(positions_.size() * static_cast<size_t>(cols()), 3)) {
     const int half = test.rotary_dim / 2;
     for (int p = 0; p < kMaxPosition; ++p) {
@@ -34,14 +37,16 @@ class RopeRun {
         cos_sin_[static_cast<size_t>(p * test.rotary_dim + half + i)] = static_cast<float>(std::sin(angle));
       }
     }
-    args_ = {test.num_heads,
-             test.kv_heads,
-             test.head_dim,
-             test.rotary_dim,
-             cos_sin_.data(),
-             test.norms ? q_norm_.data() : nullptr,
-             test.norms ? k_norm_.data() : nullptr,
-             kEps};
+    args_.num_heads = test.num_heads;
+    args_.kv_heads = test.kv_heads;
+    args_.head_dim = test.head_dim;
+    args_.rotary_dim = test.rotary_dim;
+    args_.cos_sin = test.rotary_dim ? cos_sin_.data() : nullptr;
+    args_.norm_kind = test.norm_kind;
+    args_.q_norm = test.norms == HeadNorm::none ? nullptr : q_norm_.data();
+    args_.k_norm = test.norms == HeadNorm::none ? nullptr : k_norm_.data();
+    args_.norm_stride = test.norms == HeadNorm::weight_per_head ? test.head_dim : 0;
+    args_.norm_eps = kEps;
   }
 
   int cols() const { return (test_.num_heads + 2 * test_.kv_heads) * test_.head_dim; }
@@ -67,11 +72,12 @@ class RopeRun {
     const float* head = qkv_.data() + t * static_cast<size_t>(cols()) + h * test_.head_dim;
     std::vector<double> x(head, head + test_.head_dim);
     if (h >= test_.num_heads + test_.kv_heads) return x;
-    if (test_.norms) {
-      const std::vector<float>& weight = h < test_.num_heads ? q_norm_ : k_norm_;
+    if (const float* weight = norm_weight(h)) {
+      const double mean = test_.norm_kind == NormKind::layer ? std::accumulate(x.begin(), x.end(), 0.0) / test_.head_dim : 0;
       double squares = 0;
-      for (const double value : x) squares += value * value;
-      for (size_t i = 0; i < x.size(); ++i) x[i] *= double{weight[i]} / std::sqrt(squares / test_.head_dim + double{kEps});
+      for (const double value : x) squares += (value - mean) * (value - mean);
+      const double inverse = 1 / std::sqrt(squares / test_.head_dim + double{kEps});
+      for (size_t i = 0; i < x.size(); ++i) x[i] = (x[i] - mean) * inverse * double{weight[i]};
     }
     const size_t half = static_cast<size_t>(test_.rotary_dim / 2);
     const float* angles = cos_sin_.data() + positions_[t] * test_.rotary_dim;
@@ -95,18 +101,37 @@ class RopeRun {
   }
 
   const std::vector<int32_t>& slots() const { return slots_; }
+  RopeStoreArgs& args() { return args_; }
 
  private:
+  /// Of q or k head h, null without a norm.
+  const float* norm_weight(int h) const {
+    const bool is_q = h < test_.num_heads;
+    const float* weights = is_q ? args_.q_norm : args_.k_norm;
+    const int head = test_.norms == HeadNorm::weight_per_head ? (is_q ? h : h - test_.num_heads) : 0;
+    return weights ? weights + head * test_.head_dim : nullptr;
+  }
+
   RopeCase test_;
   std::vector<int32_t> positions_{0, 1, 2, 30, 49, 7}, slots_{5, 6, 7, 33, -1, 63};
   std::vector<float> cos_sin_, q_norm_, k_norm_, qkv_;
   RopeStoreArgs args_;
 };
 
-const std::vector<RopeCase> kCases = {{9, 3, 64, 64, false, DType::bf16, 16}, {9, 3, 64, 64, true, DType::f32, 16},
-                                      {4, 4, 80, 32, false, DType::f32, 32},  {4, 2, 40, 40, true, DType::bf16, 8},
-                                      {2, 1, 96, 0, true, DType::f32, 1},     {2, 1, 14, 6, false, DType::bf16, 2},
-                                      {1, 1, 256, 128, true, DType::bf16, 64}};
+const std::vector<RopeCase> kCases = {
+    {9, 3, 64, 64, HeadNorm::none, NormKind::rms, DType::bf16, 16},
+    {9, 3, 64, 64, HeadNorm::one_weight, NormKind::rms, DType::f32, 16},
+    {4, 4, 80, 32, HeadNorm::none, NormKind::rms, DType::f32, 32},
+    {4, 2, 40, 40, HeadNorm::one_weight, NormKind::rms, DType::bf16, 8},
+    {2, 1, 96, 0, HeadNorm::one_weight, NormKind::rms, DType::f32, 1},
+    {2, 1, 14, 6, HeadNorm::none, NormKind::rms, DType::bf16, 2},
+    {1, 1, 256, 128, HeadNorm::one_weight, NormKind::rms, DType::bf16, 64},
+    {6, 2, 64, 64, HeadNorm::weight_per_head, NormKind::rms, DType::f32, 16},
+    {6, 2, 64, 64, HeadNorm::weight_per_head, NormKind::layer, DType::f32, 16},
+    {4, 4, 40, 10, HeadNorm::one_weight, NormKind::layer, DType::bf16, 4},
+    {3, 1, 19, 0, HeadNorm::weight_per_head, NormKind::layer, DType::f32, 16},
+    {4, 2, 32, 0, HeadNorm::none, NormKind::rms, DType::f32, 16},
+};
 
 TEST(CpuRope, q_is_normed_and_rotated_in_place_and_v_is_untouched) {
   for (const std::string& isa : test::available_isas()) {
@@ -151,6 +176,23 @@ TEST(CpuRope, keys_and_values_land_in_their_slots_and_nothing_else_is_written) {
                 << isa << " slot " << slot << " head " << head << " d " << d;
           }
         }
+      }
+    }
+  }
+}
+
+TEST(CpuRope, q_and_k_can_be_normed_one_without_the_other) {
+  const RopeCase test{2, 1, 24, 8, HeadNorm::one_weight, NormKind::rms, DType::f32, 16};
+  for (const std::string& isa : test::available_isas()) {
+    for (const bool only_q : {true, false}) {
+      RopeRun run(test);
+      (only_q ? run.args().k_norm : run.args().q_norm) = nullptr;
+      std::vector<char> cache;
+      const std::vector<float> qkv = run.run(isa, 1, cache);
+      const std::vector<double> q = run.reference(0, 1), k = run.reference(0, 2);
+      for (int d = 0; d < test.head_dim; ++d) {
+        EXPECT_NEAR(qkv[static_cast<size_t>(test.head_dim + d)], q[static_cast<size_t>(d)], 3e-6) << isa;
+        EXPECT_NEAR(run.stored(cache, run.slots()[0], 0, d, false), k[static_cast<size_t>(d)], 3e-6) << isa;
       }
     }
   }

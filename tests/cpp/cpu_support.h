@@ -145,8 +145,9 @@ class AttentionRun {
         if (args.soft_cap > 0) score = double{args.soft_cap} * std::tanh(score / double{args.soft_cap});
         weights.push_back(score);
       }
-      const double best = *std::max_element(weights.begin(), weights.end());
-      double total = 0;
+      const double sink = args.sinks ? double{args.sinks[h]} : -std::numeric_limits<double>::infinity();
+      const double best = std::max(sink, *std::max_element(weights.begin(), weights.end()));
+      double total = std::exp(sink - best);
       for (int p = first; p <= position; ++p) {
         const float* v = qkv_row(seq, p) + (args.num_heads + args.kv_heads + h / group) * args.head_dim;
         const double weight = std::exp(weights[static_cast<size_t>(p - first)] - best);
