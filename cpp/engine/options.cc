@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/check.h"
+#include "model/loader.h"
 
 namespace pagoda {
 namespace {
@@ -25,6 +26,7 @@ void EngineOptions::validate() const {
   validate_word("device", device, {"auto", "cpu", "cuda"});
   validate_word("isa", isa, {"auto", "avx512", "avx2", "portable"});
   validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f32"});
+  parse_weight_format(weight_format);
   validate_word("scheduling_policy", scheduling_policy, {"fcfs", "priority"});
   require(std::has_single_bit(static_cast<uint64_t>(block_size)), "block_size must be a power of two, got ", block_size);
   require(!kv_cache_memory || !num_kv_blocks,

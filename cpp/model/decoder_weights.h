@@ -46,6 +46,7 @@ struct DecoderWeights {
   std::vector<DecoderLayer> layers;
   std::vector<Buffer> buffers;  ///< what the vectors point into
   size_t bytes = 0;             ///< of everything above in the backend's memory
+  int64_t num_parameters = 0;   ///< values of everything above but the rotary tables
 };
 
 }  // namespace pagoda

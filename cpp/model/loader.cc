@@ -42,16 +42,6 @@ void add_generation_eos(const fs::path& directory, ModelConfig& config) {
   if (fs::exists(path)) add_eos_tokens(read_json(path), "generation_config.json", config);
 }
 
-/// The format that `name` means; nothing for "auto".
-std::optional<WeightFormat> parse_weight_format(const std::string& name) {
-  if (name == "auto") return std::nullopt;
-  for (int i = 0; i < kNumWeightFormats; ++i) {
-    const auto format = static_cast<WeightFormat>(i);
-    if (name == weight_format_info(format).name && can_quantise(format)) return format;
-  }
-  throw InvalidArgument(str("weight_format must be auto or one of ", quantisable_formats(), ", got '", name, "'"));
-}
-
 /// Quantising what is quantised already would lose precision twice.
 void check_not_quantised(const Checkpoint& checkpoint) {
   if (!checkpoint.weight_format) return;
@@ -72,6 +62,15 @@ WeightPlan weight_plan(const Checkpoint& checkpoint, int64_t num_positions) {
 }
 
 }  // namespace
+
+std::optional<WeightFormat> parse_weight_format(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  for (int i = 0; i < kNumWeightFormats; ++i) {
+    const auto format = static_cast<WeightFormat>(i);
+    if (name == weight_format_info(format).name && can_quantise(format)) return format;
+  }
+  throw InvalidArgument(str("weight_format must be auto or one of ", quantisable_formats(), ", got '", name, "'"));
+}
 
 Checkpoint open_checkpoint(const std::string& path, const std::string& weight_format) {
   Checkpoint checkpoint;

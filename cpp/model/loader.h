@@ -30,6 +30,9 @@ struct Checkpoint {
 /// Throws InvalidArgument naming file and field, or for a weight_format of a checkpoint that is quantised already.
 Checkpoint open_checkpoint(const std::string& path, const std::string& weight_format = "auto");
 
+/// The format that a weight_format of open_checkpoint means; nothing for "auto". Throws InvalidArgument listing those allowed.
+std::optional<WeightFormat> parse_weight_format(const std::string& name);
+
 /// The decoder with all weights described but none read: its `bytes` and shapes are exact, its pointers null. `num_positions`
 /// bounds the positions it can be asked for. Throws InvalidArgument for a missing tensor or a wrong shape, naming it, what was
 /// found and what was expected.

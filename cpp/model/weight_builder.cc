@@ -284,6 +284,7 @@ class WeightBuilder {
       weight.bytes = traits_.packed_bytes(parts);
     }
     weights_.bytes += weight.bytes;
+    weights_.num_parameters += weight.rows * weight.cols;
     return weight;
   }
 
@@ -333,6 +334,7 @@ class WeightBuilder {
   const float* vector(const std::vector<std::vector<float>>& parts) {
     std::vector<float> values;
     for (const std::vector<float>& part : parts) values.insert(values.end(), part.begin(), part.end());
+    weights_.num_parameters += static_cast<int64_t>(values.size());
     return upload(values);
   }
 

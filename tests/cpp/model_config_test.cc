@@ -34,12 +34,6 @@ TEST(HfConfig, absent_and_null_values_mean_the_same) {
   EXPECT_TRUE(config.eos_tokens.empty());
 }
 
-TEST(HfConfig, a_quantised_checkpoint_is_refused_by_its_method) {
-  const std::string text = refusal({{"quantization_config", R"({"quant_method": "awq", "bits": 4})"}});
-  EXPECT_NE(text.find("method 'awq' is not supported"), std::string::npos) << text;
-  EXPECT_NO_THROW(config_with({{"quantization_config", "null"}}));
-}
-
 TEST(HfConfig, kv_heads_default_to_the_heads) {
   auto values = tiny_config();
   values.erase("num_key_value_heads");
