@@ -28,9 +28,9 @@ namespace {
 
 Norm rms(const float* weight) { return {NormKind::rms, weight, nullptr, 1e-5f}; }
 
-constexpr int kTokens = 5, kHidden = 32, kVocab = 64;
+constexpr int kTokens = 5, kHidden = 32, kVocab = 64, kExperts = 4;
 
-/// A one-layer "model" that calls every operation once, and everything it needs.
+/// A one-layer "model" that calls every operation, and everything it needs.
 class TinyModel {
  public:
   explicit TinyModel(Backend* backend) : values_(size_t{kVocab} * 64, 0.25f), norm_(kHidden, 1.0f), cos_sin_(8 * 16, 0.5f) {
@@ -46,6 +46,9 @@ class TinyModel {
     table_ = pack(kVocab, kHidden);
     qkv_ = pack(64, kHidden);
     down_ = pack(kHidden, kHidden / 2);
+    router_ = pack(kExperts, kHidden);
+    expert_up_ = pack_experts(backend, kHidden, kHidden);
+    expert_down_ = pack_experts(backend, kHidden, kHidden / 2);
     kv_.layout = {DType::f32, 4, 1, 16};
     if (backend) {
       kv_buffer_ = backend->allocate(2 * kv_.layout.block_bytes());
@@ -73,15 +76,43 @@ class TinyModel {
     const Tensor mlp = ops.gated_activation(ops.add_norm(residual, x, 1.0f, rms(norm_.data())), Activation::silu);
     const Tensor out = ops.allocate(DType::f32, {kTokens, kHidden});
     ops.linear_into(out, mlp, down_);
-    return ops.logits(ops.gather_rows(out, batch_.logit_rows, batch_.num_logit_rows), table_);
+    ops.add(residual, routed(ops.norm(out, {NormKind::layer, norm_.data(), norm_.data(), 1e-5f}), ops), 0.5f);
+    ops.norm_in_place(residual, rms(norm_.data()));
+    const Tensor logits = ops.logits(ops.gather_rows(residual, batch_.logit_rows, batch_.num_logit_rows), table_);
+    ops.scale(logits, 0.25f, 30.0f);
+    return logits;
   }
 
   KvLayer& kv() { return kv_; }
   Batch& batch() { return batch_; }
 
  private:
+  /// kExperts experts of [rows, cols].
+  Weight pack_experts(Backend* backend, int64_t rows, int64_t cols) {
+    const WeightPart part{WeightFormat::f32, rows, cols, reinterpret_cast<const std::byte*>(values_.data()), {}, nullptr};
+    const std::vector<WeightPart> parts(kExperts, part);
+    Weight weight;
+    if (backend) weight = backend->pack(parts);
+    weight.rows = kExperts * rows;
+    weight.cols = cols;
+    weight.part_formats.assign(kExperts, part.format);
+    weight.num_groups = kExperts;
+    return weight;
+  }
+
+  Tensor routed(const Tensor& h, Ops& ops) const {
+    const Routing routing = ops.route(ops.logits(h, router_), kExperts, {.top_k = 2, .normalise = true});
+    const Tensor up = ops.grouped_linear(h, expert_up_, nullptr, routing, ExpertInput::by_token);
+    const Tensor inner = ops.gated_activation(up, Activation::clamped_swiglu);
+    const Tensor x =
+        ops.combine_experts(ops.grouped_linear(inner, expert_down_, nullptr, routing, ExpertInput::by_place), routing);
+    ops.activation(x, Activation::relu);
+    ops.sigmoid_scale(x, h.columns(0, 1));
+    return x;
+  }
+
   std::vector<float> values_, norm_, cos_sin_;
-  Weight table_, qkv_, down_;
+  Weight table_, qkv_, down_, router_, expert_up_, expert_down_;
   Buffer kv_buffer_;
   KvLayer kv_;
   std::vector<int32_t> index_ = std::vector<int32_t>(8);
@@ -189,7 +220,11 @@ TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
   expect_shape_error("add_norm", "f32[5, 31]", [&] { ops.add_norm(y, x, 1, {}); });
   expect_shape_error("add", "f32[5, 31]", [&] { ops.add(y, x, 1); });
   expect_shape_error("scale", "bf16[5, 32]", [&] { ops.scale(half, 1); });
+  expect_shape_error("scale", "f32[2, 3, 4]", [&] { ops.scale(cube, 1); });
+  expect_shape_error("scale", "-1", [&] { ops.scale(y, 1, -1); });
+  expect_shape_error("add", "bf16[5, 32]", [&] { ops.add(y, half, 1); });
   expect_shape_error("activation", "bf16[5, 32]", [&] { ops.activation(half, Activation::silu); });
+  expect_shape_error("activation", "needs a gate", [&] { ops.activation(y, Activation::clamped_swiglu); });
   expect_shape_error("linear", "weight[8, 32]", [&] { ops.linear(x, weight); });
   expect_shape_error("linear", "f32[5, 31]", [&] { ops.linear_into(x, y, weight); });
   expect_shape_error("logits", "bf16[5, 32]", [&] { ops.logits(half, weight); });
@@ -200,12 +235,54 @@ TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
   expect_shape_error("paged_attention", "f32[5, 31]", [&] { ops.paged_attention(x, attention, kv, batch); });
 }
 
+TEST(Ops, experts_that_do_not_fit_their_routing_are_named) {
+  Arena arena;
+  Ops ops(cpu_traits(), nullptr, arena);
+  const Tensor logits = ops.allocate(DType::f32, {kTokens, 4}), half = ops.allocate(DType::bf16, {kTokens, 4});
+  expect_shape_error("route", "f32[5, 4]", [&] { ops.route(logits, 5, {.top_k = 2}); });
+  expect_shape_error("route", "bf16[5, 4]", [&] { ops.route(half, 4, {.top_k = 2}); });
+  expect_shape_error("route", "[1, 4], got 5", [&] { ops.route(logits, 4, {.top_k = 5}); });
+  expect_shape_error("route", "[1, 4], got 0", [&] { ops.route(logits, 4, {}); });
+  const Routing routing = ops.route(logits, 4, {.top_k = 2});
+  EXPECT_EQ(routing.num_pairs(), 10);
+
+  const Tensor x = ops.allocate(DType::f32, {kTokens, 32}), y = ops.allocate(DType::f32, {10, 32});
+  Weight experts;
+  experts.rows = 4 * 6;
+  experts.cols = 32;
+  experts.num_groups = 4;
+  experts.part_formats.assign(8, WeightFormat::q8_0);
+  const auto multiply = [&](const Tensor& input, const Weight& weight, ExpertInput kind) {
+    return [&ops, &routing, input, weight, kind] { ops.grouped_linear(input, weight, nullptr, routing, kind); };
+  };
+  EXPECT_EQ(ops.grouped_linear(x, experts, nullptr, routing, ExpertInput::by_token).shape, (Shape{10, 6}));
+  EXPECT_EQ(ops.grouped_linear(y, experts, nullptr, routing, ExpertInput::by_place).shape, (Shape{10, 6}));
+  expect_shape_error("grouped_linear", "f32[10, 32]", multiply(y, experts, ExpertInput::by_token));
+  expect_shape_error("grouped_linear", "10 places", multiply(x, experts, ExpertInput::by_place));
+  expect_shape_error("grouped_linear", "f32[5, 4]", multiply(logits, experts, ExpertInput::by_token));
+  Weight other = experts;
+  other.num_groups = 3;
+  expect_shape_error("grouped_linear", "of 3 experts", multiply(x, other, ExpertInput::by_token));
+  other = experts;
+  other.rows = 25;
+  expect_shape_error("grouped_linear", "weight[25, 32]", multiply(x, other, ExpertInput::by_token));
+  other = experts;
+  other.part_formats.pop_back();
+  expect_shape_error("grouped_linear", "in 7 parts", multiply(x, other, ExpertInput::by_token));
+
+  EXPECT_EQ(ops.combine_experts(y, routing).shape, x.shape);
+  expect_shape_error("combine_experts", "f32[5, 32]", [&] { ops.combine_experts(x, routing); });
+  ops.sigmoid_scale(x, x.columns(0, 1));
+  expect_shape_error("sigmoid_scale", "f32[5, 32]", [&] { ops.sigmoid_scale(x, x); });
+  expect_shape_error("sigmoid_scale", "f32[5, 32]", [&] { ops.sigmoid_scale(x, y.columns(0, 1)); });
+}
+
 TEST(Ops, head_counts_caches_and_batches_that_do_not_fit_are_named) {
   Arena arena;
   Ops ops(cpu_traits(), nullptr, arena);
   TinyModel model(nullptr);
   const Tensor q = ops.allocate(DType::f32, {kTokens, 32});
-  const AttentionArgs good{2, 1, 16, 1, 0, 0};
+  const AttentionArgs good{.num_heads = 2, .kv_heads = 1, .head_dim = 16};
   const auto attend = [&](const AttentionArgs& args, const KvLayer& kv, const Batch& batch) {
     return [&ops, q, args, kv, batch] { ops.paged_attention(q, args, kv, batch); };
   };
@@ -234,9 +311,17 @@ TEST(Ops, head_counts_caches_and_batches_that_do_not_fit_are_named) {
   more = batch;
   more.block_size = 8;
   expect_shape_error("paged_attention", "4 in the cache and 8", attend(good, kv, more));
-  const RopeStoreArgs rope{2, 1, 16, 18, nullptr, nullptr, nullptr, 0};
+  args = good;
+  args.soft_cap = -2;
+  expect_shape_error("paged_attention", "-2", attend(args, kv, batch));
+  RopeStoreArgs rope{.num_heads = 2, .kv_heads = 1, .head_dim = 16, .rotary_dim = 18};
   const Tensor qkv = ops.allocate(DType::f32, {kTokens, 64});
   expect_shape_error("rope_store_kv", "18", [&] { ops.rope_store_kv(qkv, rope, kv, batch); });
+  rope.rotary_dim = 0;
+  ops.rope_store_kv(qkv, rope, kv, batch);
+  rope.norm_stride = 8;
+  expect_shape_error("rope_store_kv", "norm_stride must be 0 or head_dim 16, got 8",
+                     [&] { ops.rope_store_kv(qkv, rope, kv, batch); });
 }
 
 }  // namespace
