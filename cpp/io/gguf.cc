@@ -1,38 +1,50 @@
 // An opened GGUF file; the parsing is in gguf_reader.cc.
 #include "io/gguf.h"
 
-#include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "core/check.h"
 #include "io/gguf_reader.h"
+#include "io/gguf_split.h"
 
 namespace pagoda {
 
-GgufFile::GgufFile(const std::string& path) : file_(path) {
-  GgufContents contents = read_gguf(file_);
+GgufFile::GgufFile(const std::string& path) : GgufFile(MappedFile(path)) {}
+
+GgufFile::GgufFile(MappedFile file) {
+  GgufContents contents = read_gguf(file);
+  std::vector<GgufPart> parts = read_other_parts(file, contents);
+  files_.push_back(std::move(file));
+  std::vector<TableEntry> entries = std::move(contents.tensors);
+  for (GgufPart& part : parts) {
+    for (TableEntry& entry : part.tensors) {
+      entry.file = files_.size();
+      entries.push_back(std::move(entry));
+    }
+    files_.push_back(std::move(part.file));
+  }
   version_ = contents.version;
   metadata_ = std::move(contents.metadata);
   by_key_ = std::move(contents.by_key);
-  table_ = std::move(contents.tensors);
+  table_ = TensorTable(std::move(entries));
+  if (const TableEntry* twice = table_.first_duplicate()) {
+    const std::string &path = files_[twice->file].path(), &other = files_[twice[1].file].path();
+    throw InvalidArgument(str(path, ": two tensors are named ", quote_name(twice->tensor.name),
+                              path == other ? "" : ", the other one is in " + other));
+  }
 }
 
-const GgufValue* GgufFile::find_value(std::string_view key) const {
-  const auto found = std::lower_bound(by_key_.begin(), by_key_.end(), key,
-                                      [&](size_t place, std::string_view wanted) { return metadata_[place].key < wanted; });
-  return found != by_key_.end() && metadata_[*found].key == key ? &metadata_[*found].value : nullptr;
-}
+const GgufValue* GgufFile::find_value(std::string_view key) const { return pagoda::find_value(metadata_, by_key_, key); }
 
 /// Puts the file and the key in front of what `as` complains about.
 template <class Get>
 decltype(auto) GgufFile::get(std::string_view key, const Get& as) const {
   const GgufValue* value = find_value(key);
-  if (!value) throw InvalidArgument(str(file_.path(), ": metadata ", quote_name(key), " is missing"));
+  if (!value) throw InvalidArgument(str(describe(), ": metadata ", quote_name(key), " is missing"));
   try {
     return as(*value);
   } catch (const InvalidArgument& error) {
-    throw InvalidArgument(str(file_.path(), ": metadata ", quote_name(key), ": ", error.what()));
+    throw InvalidArgument(str(describe(), ": metadata ", quote_name(key), ": ", error.what()));
   }
 }
 

@@ -75,14 +75,10 @@ class Reader {
     read_header();
     for (uint64_t i = 0; i < num_entries_; ++i) read_entry(i);
     index_metadata();
-    check_not_split();
     const uint64_t alignment = find_alignment();
     for (uint64_t i = 0; i < num_tensors_; ++i) read_tensor(i);
     place_tensors(alignment);
-    out_.tensors = TensorTable(std::move(entries_));
-    if (const TableEntry* twice = out_.tensors.first_duplicate()) {
-      throw InvalidArgument(str(file_.path(), ": two tensors are named ", quote_name(twice->tensor.name)));
-    }
+    out_.tensors = std::move(entries_);
     return std::move(out_);
   }
 
@@ -188,24 +184,8 @@ class Reader {
     }
   }
 
-  const GgufValue* find_value(std::string_view key) const {
-    for (const GgufEntry& entry : out_.metadata) {
-      if (entry.key == key) return &entry.value;
-    }
-    return nullptr;
-  }
-
-  void check_not_split() const {
-    const GgufValue* count = find_value("split.count");
-    const bool split = count && (count->type() != GgufType::u16 || std::get<uint64_t>(count->held()) > 1);
-    if (split) {
-      throw InvalidArgument(str(file_.path(), ": one part of a split model (metadata 'split.count' is ", count->describe(),
-                                "); merge the parts first with llama.cpp's `llama-gguf-split --merge`"));
-    }
-  }
-
   uint64_t find_alignment() const {
-    const GgufValue* value = find_value("general.alignment");
+    const GgufValue* value = out_.find_value("general.alignment");
     if (!value) return kDefaultAlignment;
     const auto* number = value->type() == GgufType::u32 ? std::get_if<uint64_t>(&value->held()) : nullptr;
     // A multiple of 8, and a power of two as ggml itself demands.
@@ -310,6 +290,12 @@ class Reader {
 };
 
 }  // namespace
+
+const GgufValue* find_value(const std::vector<GgufEntry>& metadata, const std::vector<size_t>& by_key, std::string_view key) {
+  const auto found = std::lower_bound(by_key.begin(), by_key.end(), key,
+                                      [&](size_t place, std::string_view wanted) { return metadata[place].key < wanted; });
+  return found != by_key.end() && metadata[*found].key == key ? &metadata[*found].value : nullptr;
+}
 
 GgufContents read_gguf(const MappedFile& file) { return Reader(file).read(); }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -34,7 +35,9 @@ std::string cause_of(int error, const std::string& path) {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
+// Delegates, so that the destructor runs when the content is refused.
+MappedFile::MappedFile(const std::string& path) : MappedFile() {
+  path_ = path;
   // O_NONBLOCK: opening a pipe must fail the check below, not wait for a writer.
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) throw InvalidArgument("cannot open " + path + ": " + cause_of(errno, path));
@@ -48,21 +51,39 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   if (mapped == MAP_FAILED) throw InvalidArgument(str("cannot map ", path, " (", size, " bytes): ", cause_of(errno, path)));
   data_ = static_cast<const std::byte*>(mapped);
   size_ = size;
-  if (text().starts_with("version https://git-lfs")) {
-    ::munmap(mapped, size);  // the destructor does not run for a constructor that throws
-    throw InvalidArgument(path + " is a Git-LFS pointer, not the file itself: run `git lfs pull` in its repository");
-  }
+  refuse_pointer();
+}
+
+MappedFile MappedFile::from_bytes(const std::string& path, std::string_view bytes) {
+  require(!bytes.empty(), "cannot read ", path, ": it is empty");
+  MappedFile file;
+  file.path_ = path;
+  file.owned_.reset(new std::byte[bytes.size()]);
+  std::memcpy(file.owned_.get(), bytes.data(), bytes.size());
+  file.data_ = file.owned_.get();
+  file.size_ = bytes.size();
+  file.refuse_pointer();
+  return file;
+}
+
+void MappedFile::refuse_pointer() const {
+  require(!text().starts_with("version https://git-lfs"), path_,
+          " is a Git-LFS pointer, not the file itself: run `git lfs pull` in its repository");
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ && !owned_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      owned_(std::move(other.owned_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(owned_, other.owned_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;

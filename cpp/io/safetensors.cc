@@ -11,7 +11,6 @@
 
 #include "core/check.h"
 #include "core/json.h"
-#include "io/mapped_file.h"
 #include "io/safetensors_file.h"
 #include "io/tensor_table.h"
 
@@ -42,14 +41,6 @@ class SafetensorsSource final : public WeightSource {
   TensorTable table_;  // points into files_
   std::vector<std::string> warnings_;
 };
-
-/// "a, b, c and 7 more".
-std::string join_some(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 5;
-  std::string text;
-  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) text += (i ? ", " : "") + quote_name(names[i]);
-  return names.size() > kShown ? text + str(" and ", names.size() - kShown, " more") : text;
-}
 
 bool is_pickle(const fs::path& path) {
   const std::string extension = path.extension().string();
@@ -83,13 +74,6 @@ std::string resolve_directory(const std::string& path) {
   if (others.empty() && pickle != names.end()) refuse_pickle(path, *pickle);
   throw InvalidArgument(str(path, ": the directory has no ", kSingleName, " and no ", kIndexName,
                             others.empty() ? "" : "; name one file to load it alone: ", join_some(others)));
-}
-
-std::unique_ptr<WeightSource> open_single(const std::string& path) {
-  std::vector<MappedFile> files;
-  files.emplace_back(path);
-  TensorTable table(read_safetensors(files[0]));
-  return std::make_unique<SafetensorsSource>(path, std::move(files), std::move(table), std::vector<std::string>{});
 }
 
 /// The index of a sharded model: which tensor lies in which of its files.
@@ -196,7 +180,15 @@ std::unique_ptr<WeightSource> open_safetensors(const std::string& path) {
   std::error_code error;
   const std::string file = fs::is_directory(path, error) ? resolve_directory(path) : path;
   if (is_pickle(file)) refuse_pickle(file, fs::path(file).filename().string());
-  return file.ends_with(".json") ? open_sharded(file) : open_single(file);
+  return file.ends_with(".json") ? open_sharded(file) : open_safetensors(MappedFile(file));
+}
+
+std::unique_ptr<WeightSource> open_safetensors(MappedFile file) {
+  std::string path = file.path();
+  std::vector<MappedFile> files;
+  files.push_back(std::move(file));
+  TensorTable table(read_safetensors(files[0]));
+  return std::make_unique<SafetensorsSource>(std::move(path), std::move(files), std::move(table), std::vector<std::string>{});
 }
 
 }  // namespace pagoda

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "io/mapped_file.h"
 #include "io/weight_source.h"
 
 namespace pagoda {
@@ -13,5 +14,8 @@ namespace pagoda {
 /// naming the file and what is wrong with it; a directory with only pickle files (.bin .pt .pth .pkl .ckpt) is told how to
 /// convert.
 std::unique_ptr<WeightSource> open_safetensors(const std::string& path);
+
+/// The same for one file that is open already.
+std::unique_ptr<WeightSource> open_safetensors(MappedFile file);
 
 }  // namespace pagoda

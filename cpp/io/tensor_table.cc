@@ -65,6 +65,13 @@ std::string quote_name(std::string_view name) {
   return str("'", name.substr(0, kShown), "...' (", name.size(), " bytes)");
 }
 
+std::string join_some(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 5;
+  std::string text;
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) text += (i ? ", " : "") + quote_name(names[i]);
+  return names.size() > kShown ? text + str(" and ", names.size() - kShown, " more") : text;
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   constexpr size_t kShown = 8;
   std::string text = "[";

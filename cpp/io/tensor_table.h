@@ -48,6 +48,9 @@ class TensorTable {
 /// "'name'" for an error text, long names cut, so that a hostile file cannot write a book into the log.
 std::string quote_name(std::string_view name);
 
+/// "'a', 'b', 'c' and 7 more" for an error text.
+std::string join_some(const std::vector<std::string>& names);
+
 /// "[2, 3]" for an error text.
 std::string shape_text(const std::vector<int64_t>& shape);
 

@@ -1,5 +1,6 @@
 // Mapping files, and the message of every way it fails.
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -51,6 +52,28 @@ TEST(MappedFile, names_the_path_and_the_cause_of_every_failure) {
     const std::string error = error_of([&] { MappedFile file(dir.file(name)); });
     EXPECT_TRUE(contains(error, cause) && contains(error, dir.file(name))) << name << " gave " << error;
   }
+}
+
+TEST(MappedFile, names_a_file_that_may_not_be_read) {
+  const TempDir dir;
+  dir.write("secret", "x");
+  ASSERT_EQ(chmod(dir.file("secret").c_str(), 0), 0);
+  // Nothing is unreadable for the superuser: it becomes another user for the moment.
+  const uid_t user = geteuid();
+  ASSERT_EQ(seteuid(user == 0 ? 65534 : user), 0);
+  const std::string error = error_of([&] { MappedFile file(dir.file("secret")); });
+  ASSERT_EQ(seteuid(user), 0);
+  EXPECT_EQ(error, "cannot open " + dir.file("secret") + ": Permission denied");
+}
+
+TEST(MappedFile, can_be_made_of_bytes_in_memory) {
+  MappedFile file = MappedFile::from_bytes("name", "hello");
+  MappedFile other = std::move(file);
+  EXPECT_EQ(other.text(), "hello");
+  EXPECT_EQ(other.path(), "name");
+  EXPECT_EQ(error_of([] { MappedFile::from_bytes("name", ""); }), "cannot read name: it is empty");
+  EXPECT_TRUE(contains(error_of([] { MappedFile::from_bytes("name", "version https://git-lfs.github.com/spec/v1"); }),
+                       "name is a Git-LFS pointer"));
 }
 
 }  // namespace
