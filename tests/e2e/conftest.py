@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2e.tiny_gguf import save_gguf
-from e2e.tiny_models import TinyModel, make_reference, save
-from e2e.tiny_table import DIRECTORIES, GGUF_FAMILIES
+from e2e.families.llama import LLAMA
+from e2e.tiny_models import TinyModel, save, save_gguf
+from e2e.tiny_table import DIRECTORIES, GGUFS
 from text_tokenizers import byte_level, write_directory
 
 from pagoda import models
@@ -24,8 +24,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyModel]
 
     def get(name: str) -> TinyModel:
         if name not in made:
-            family, config, saving = DIRECTORIES[name]
-            made[name] = save(make_reference(family, **config), root / name, **saving)
+            family = DIRECTORIES[name]
+            how = family.directories[name]
+            made[name] = save(family.make(how.config), root / name, how)
         return made[name]
 
     return get
@@ -33,13 +34,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyModel]
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], TinyModel]:
-    """`tiny_gguf("qwen3", "q8_0")` is that row of GGUF_FAMILIES as a file in that format."""
+    """`tiny_gguf("qwen3", "q8_0")` is that row of GGUFS as a file in that format."""
     root, made = tmp_path_factory.mktemp("gguf"), {}
 
     def get(name: str, fmt: str) -> TinyModel:
         if (name, fmt) not in made:
-            family, config = GGUF_FAMILIES[name]
-            made[name, fmt] = save_gguf(make_reference(family, **config), root / f"{name}.{fmt}.gguf", fmt)
+            family = GGUFS[name]
+            assert family.converter is not None
+            reference = family.make(family.ggufs[name])
+            made[name, fmt] = save_gguf(reference, family.converter, root / f"{name}.{fmt}.gguf", fmt)
         return made[name, fmt]
 
     return get
@@ -49,7 +52,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 def talking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model with a byte-level tokenizer and a chat template. It talks nonsense, always the same."""
     path = tmp_path_factory.mktemp("talking") / "tiny"
-    save(make_reference("llama", vocab_size=byte_level().get_vocab_size()), path)
+    save(LLAMA.make({"vocab_size": byte_level().get_vocab_size()}), path)
     (path / "generation_config.json").unlink(missing_ok=True)
     return write_directory(path)
 

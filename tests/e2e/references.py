@@ -43,3 +43,12 @@ def greedy_tokens(llm: LLM, prompt: list[int], num_tokens: int) -> list[int]:
     """The engine's most likely continuation, past any end of sequence."""
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     return llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids
+
+
+def agrees(model: TinyModel, prompt: list[int], tokens: list[int]) -> bool:
+    """Whether `tokens` are the reference's own most likely continuation, whatever it says about the end.
+
+    One pass over all of it: if every token is the most likely one after those before, the continuation is the same.
+    """
+    rows = model.logprobs([*prompt, *tokens])[len(prompt) - 1 : -1]
+    return bool(rows.argmax(dim=-1).tolist() == tokens)

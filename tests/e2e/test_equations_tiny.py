@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from e2e.equations import Result, alone, engine, mixed_params, together
 from e2e.tiny_models import TinyModel, prompt_of
-from e2e.tiny_table import ISAS
+from e2e.tiny_table import EQUATIONS, ISAS
 
 from pagoda import LLM, SamplingParams
 
-MODELS = ["llama", "mistral-window", "qwen3-bf16", "llama.q4_1", "qwen2.q8_0"]
 LENGTHS = [70, 1, 33, 16, 17, 48, 5, 90, 64, 31, 2, 80, 15, 49, 3, 37]
 PROMPTS = [prompt_of(length, seed=number) for number, length in enumerate(LENGTHS)]
 PARAMS = [mixed_params(number) for number in range(len(PROMPTS))]
@@ -36,7 +35,9 @@ class Setup:
 
 
 @pytest.fixture(
-    scope="module", params=[(name, isa, kv) for name in MODELS for isa in ISAS for kv in ("bf16", "f32")], ids="-".join
+    scope="module",
+    params=[(name, isa, kv) for name in EQUATIONS for isa in ISAS for kv in ("bf16", "f32")],
+    ids="-".join,
 )
 def setup(
     request: pytest.FixtureRequest,

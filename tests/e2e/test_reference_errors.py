@@ -79,7 +79,7 @@ CONFIG_FAULTS: dict[str, tuple[Edit, list[str]]] = {
     "key of another kind": (set_to(vocab_size="many"), ["vocab_size", "many"]),
     "vocab differs from embedding": (set_to(vocab_size=321), ["embed_tokens", "[320, 64]", "[321, 64]"]),
     "one layer too many": (set_to(num_hidden_layers=3), ["model.layers.2", "missing"]),
-    "unknown rope": (rope(rope_type="yarn", factor=2.0, rope_theta=1e4), ["'yarn'", "default, linear, llama3"]),
+    "unknown rope": (rope(rope_type="spiral", rope_theta=1e4), ["'spiral'", "default, linear, dynamic, llama3"]),
     "rope without factor": (rope(rope_type="linear", rope_theta=1e4), ["factor"]),
     "rope factor 0": (rope(rope_type="linear", factor=0.0, rope_theta=1e4), ["factor", "0"]),
     "rope theta 0": (rope(rope_type="default", rope_theta=0.0), ["rope_theta", "0"]),
@@ -89,7 +89,7 @@ CONFIG_FAULTS: dict[str, tuple[Edit, list[str]]] = {
     "end token beyond 32 bits": (set_to(eos_token_id=2**32 + 2), ["eos_token_id", "4294967298"]),
     "end token outside the vocabulary": (set_to(eos_token_id=[2, 320]), ["eos_token_id", "[0, 320)", "320"]),
     "negative end token": (set_to(eos_token_id=-1), ["eos_token_id", "[0, 320)", "-1"]),
-    "unknown activation": (set_to(hidden_act="relu"), ["'relu'", "silu"]),
+    "unknown activation": (set_to(hidden_act="tanh"), ["'tanh'", "silu"]),
 }
 
 

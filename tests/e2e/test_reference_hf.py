@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from e2e.references import differences, greedy_tokens, loaded
+from e2e.references import agrees, differences, greedy_tokens, loaded
 from e2e.tiny_models import TinyModel, prompt_of
 from e2e.tiny_table import DIRECTORIES, ISAS
 
 PROMPT_LENGTH = 70
-BF16 = sorted(name for name, row in DIRECTORIES.items() if row[2].get("dtype") == torch.bfloat16)
+BF16 = sorted(name for name, row in DIRECTORIES.items() if row.directories[name].dtype == torch.bfloat16)
 EXACT = sorted(set(DIRECTORIES) - set(BF16))
 
 
@@ -21,7 +21,7 @@ def test_a_model_gives_the_references_logprobs_and_greedy_tokens(name: str, tiny
     prompt = prompt_of(PROMPT_LENGTH, seed=3, vocab=model.vocab_size)
     with loaded(model.path) as llm:
         assert differences(llm, model, prompt).max() < 1e-3
-        assert greedy_tokens(llm, prompt, 32) == model.greedy(prompt, 32)
+        assert agrees(model, prompt, greedy_tokens(llm, prompt, 32))
 
 
 @pytest.mark.parametrize("name", BF16)

@@ -1,15 +1,18 @@
-"""Writes a reference model as a GGUF file, the way llama.cpp's converter does, with the `gguf` package."""
+"""Writes a reference model as a GGUF file, the way llama.cpp's converter does, with the `gguf` package.
+
+Tensor names are the package's own. What a family's files have of their own (metadata, order of rows, split and fused
+tensors, norms with another offset) is its Converter, in e2e/families.
+"""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import torch
-from e2e.tiny_models import TinyModel
 from gguf import GGMLQuantizationType
 
 FORMATS = {
@@ -19,77 +22,110 @@ FORMATS = {
     "q8_0": GGMLQuantizationType.Q8_0,
     "q4_0": GGMLQuantizationType.Q4_0,
     "q4_1": GGMLQuantizationType.Q4_1,
+    "q5_0": GGMLQuantizationType.Q5_0,
+    "q5_1": GGMLQuantizationType.Q5_1,
 }
 
-_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-_LAYER = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+Arrays = Iterable[tuple[str, np.ndarray]]
 
 
-def save_gguf(reference: Any, path: Path, fmt: str) -> TinyModel:
-    """Writes matrices in `fmt`, vectors in f32; the result's reference has the dequantised weights."""
-    config = reference.config
-    writer = gguf.GGUFWriter(path, config.model_type)
-    _add_sizes(writer, config)
-    dequantised = copy.deepcopy(reference)
-    state = dequantised.state_dict()
-    tied = config.tie_word_embeddings
-    for name, weight in reference.state_dict().items():
-        if tied and name == "lm_head.weight":
-            continue
-        stored = weight.numpy()
-        if weight.dim() == 1:
-            writer.add_tensor(
-                _gguf_name(name), stored if config.model_type != "llama" else _permuted(stored, name, config)
-            )
-            continue
-        data = gguf.quants.quantize(stored, FORMATS[fmt])
-        state[name].copy_(torch.from_numpy(np.array(gguf.quants.dequantize(data, FORMATS[fmt]), dtype=np.float32)))
-        if config.model_type == "llama":  # blocks lie along rows, so whole rows can change places
-            data = _permuted(data, name, config)
-        writer.add_tensor(_gguf_name(name), data, raw_dtype=FORMATS[fmt])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return TinyModel(path, dequantised)
+class Converter:
+    """A family that is converted like most. Subclasses override what differs; names are those of the state dict."""
+
+    arch: gguf.MODEL_ARCH
+
+    def __init__(self, arch: gguf.MODEL_ARCH) -> None:
+        self.arch = arch
+
+    def metadata(self, writer: gguf.GGUFWriter, config: Any) -> None:
+        """What the converter writes for every text model."""
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(getattr(config, "num_key_value_heads", config.num_attention_heads))
+        if getattr(config, "head_dim", None) is not None:
+            writer.add_key_length(config.head_dim)
+            writer.add_value_length(config.head_dim)
+        if hasattr(config, "rms_norm_eps"):
+            writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        if hasattr(config, "layer_norm_eps"):
+            writer.add_layer_norm_eps(config.layer_norm_eps)
+        add_rope(writer, config)
+
+    def tensors(self, name: str, data: np.ndarray, config: Any) -> Arrays:
+        """The stored tensors that a parameter becomes. `data` is [..., rows, columns], with columns quantised already:
+        rows may change places, never columns. Vectors are floats."""
+        yield name, data
+
+    def is_transposed(self, name: str) -> bool:
+        """True for a matrix [in, out] (Conv1D), which files have as [out, in]."""
+        return False
+
+    def extra_tensors(self, config: Any) -> Arrays:
+        """Tensors by their GGUF names that are made from the configuration."""
+        rope = config.rope_parameters
+        if rope.get("rope_type") == "llama3":
+            yield "rope_freqs.weight", llama3_factors(config)
 
 
-def _add_sizes(writer: gguf.GGUFWriter, config: Any) -> None:
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_eos_token_id(config.eos_token_id)
-    if config.rope_parameters["rope_type"] == "linear":
+class LlamaConverter(Converter):
+    """The rows of q and k in the interleaved order that files of this architecture have."""
+
+    def metadata(self, writer: gguf.GGUFWriter, config: Any) -> None:
+        super().metadata(writer, config)
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_rope_dimension_count(head_dim(config))
+
+    def tensors(self, name: str, data: np.ndarray, config: Any) -> Arrays:
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        yield name, data if heads is None else interleaved_rows(data, heads)
+
+
+def head_dim(config: Any) -> int:
+    """As configurations have it, or as it follows."""
+    own = getattr(config, "head_dim", None)
+    return int(own if own is not None else config.hidden_size // config.num_attention_heads)
+
+
+def interleaved_rows(data: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of rotary pairs (i, i + half) of each head as neighbours."""
+    rows = data.shape[0]
+    shape = (heads, 2, rows // heads // 2, *data.shape[1:])
+    return np.ascontiguousarray(data.reshape(shape).swapaxes(1, 2).reshape(data.shape))
+
+
+def add_rope(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Base and scaling; of models with two ropes, of both."""
+    every = getattr(config, "rope_parameters", None)
+    if every is None:
+        return
+    rope = every.get("full_attention", every)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope.get("rope_type")
+    if kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
-    if config.rope_parameters["rope_type"] == "llama3":
-        writer.add_tensor("rope_freqs.weight", _llama3_factors(config))
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if "attention_factor" in rope:
+            writer.add_rope_scaling_yarn_attn_factor(rope["attention_factor"])
+        if "beta_fast" in rope:
+            writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        if "beta_slow" in rope:
+            writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    elif kind == "longrope":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+    if "sliding_attention" in every:
+        writer.add_rope_freq_base_swa(every["sliding_attention"]["rope_theta"])
 
 
-def _llama3_factors(config: Any) -> np.ndarray:
+def llama3_factors(config: Any) -> np.ndarray:
     """What the converter writes for Llama 3.1: by how much each pair's frequency is divided."""
-    rope, dim = config.rope_parameters, config.head_dim
+    rope, dim = config.rope_parameters, head_dim(config)
     factors = []
     for frequency in 1.0 / rope["rope_theta"] ** (np.arange(0, dim, 2) / dim):
         wavelength = 2 * np.pi / frequency
@@ -100,19 +136,32 @@ def _llama3_factors(config: Any) -> np.ndarray:
     return np.array(factors, dtype=np.float32)
 
 
-def _gguf_name(name: str) -> str:
-    base, kind = name.rsplit(".", 1)
-    if base in _TOP:
-        return f"{_TOP[base]}.{kind}"
-    _, _, layer, part = base.split(".", 3)
-    return f"blk.{layer}.{_LAYER[part]}.{kind}"
-
-
-def _permuted(data: np.ndarray, name: str, config: Any) -> np.ndarray:
-    """Rows of q and k in the interleaved order that llama files use."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-    if heads is None:
-        return data
-    rows = data.shape[0]
-    shape = (heads, 2, rows // heads // 2, *data.shape[1:])
-    return np.ascontiguousarray(data.reshape(shape).swapaxes(1, 2).reshape(data.shape))
+def write_gguf(reference: Any, dequantised: Any, converter: Converter, path: Path, fmt: str) -> None:
+    """Writes the file and gives the weights that it holds to `dequantised`, a copy of `reference`."""
+    config = reference.config.get_text_config()
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[converter.arch])
+    converter.metadata(writer, config)
+    if isinstance(config.eos_token_id, int):
+        writer.add_eos_token_id(config.eos_token_id)
+    for gguf_name, values in converter.extra_tensors(config):
+        writer.add_tensor(gguf_name, values)
+    names = gguf.get_tensor_name_map(converter.arch, config.num_hidden_layers)
+    state = dequantised.state_dict()
+    for name, weight in reference.state_dict().items():
+        if config.tie_word_embeddings and name == "lm_head.weight":
+            continue
+        stored, kind = weight.numpy(), GGMLQuantizationType.F32
+        if weight.dim() > 1:
+            kind = FORMATS[fmt]
+            transposed = converter.is_transposed(name)
+            stored = gguf.quants.quantize(np.ascontiguousarray(stored.T) if transposed else stored, kind)
+            values = np.array(gguf.quants.dequantize(stored, kind), dtype=np.float32)
+            state[name].copy_(torch.from_numpy(values.T if transposed else values))
+        for part, data in converter.tensors(name, stored, config):
+            gguf_name = names.get_name(part, try_suffixes=(".weight", ".bias"))
+            assert gguf_name is not None, f"the gguf package knows no {part} in {converter.arch}"
+            writer.add_tensor(gguf_name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,7 +1,7 @@
 """Small random models for the end-to-end tests: made with transformers, saved as users have them, kept as reference.
 
 Weights are drawn so that every part of a block matters: heads that attend sharply, norms that are not 1, biases that
-are not 0. Used by conftest.py.
+are not 0. The families are in e2e/families; used by conftest.py.
 """
 
 from __future__ import annotations
@@ -9,24 +9,17 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from e2e.tiny_gguf import Converter, write_gguf
 
 VOCAB = 320
 EOS = 2
 
-FAMILIES: dict[str, tuple[type, type]] = {
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
-    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
-}
-
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
     "intermediate_size": 160,
@@ -42,6 +35,47 @@ _SIZES: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+Edit = Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A model directory: its configuration beside the family's sizes, and how it is saved."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    max_shard_size: str = "1GB"
+    edit: Edit | None = None
+    """Changes config.json after it is saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What transformers calls a model type, with the configurations that are tested. See e2e/families."""
+
+    config_class: Any
+    model_class: Any
+    """`model_class(config_class(**config))` is the model."""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Beside or instead of SIZES; None takes an entry away."""
+    directories: Mapping[str, Directory] = field(default_factory=dict)
+    ggufs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Configurations that are written as GGUF files by `converter`."""
+    converter: Converter | None = None
+    equations: Sequence[str] = ()
+    """Those of `directories`, or "name.format" of `ggufs`, whose structure is worth the equation tests."""
+
+    def make(self, config: Mapping[str, Any], seed: int = 1) -> Any:
+        """A random f32 model in eval mode."""
+        values = {name: value for name, value in {**SIZES, **self.sizes, **config}.items() if value is not DROPPED}
+        model = self.model_class(self.config_class(**values, attn_implementation="eager")).eval()
+        randomise(model, seed)
+        return model
+
+
+DROPPED = object()
+"""As a value in a configuration: transformers' own default."""
+
 
 @dataclass(frozen=True, slots=True)
 class TinyModel:
@@ -53,7 +87,7 @@ class TinyModel:
     @property
     def vocab_size(self) -> int:
         """Tokens are 0..vocab_size - 1."""
-        return int(self.reference.config.vocab_size)
+        return int(self.reference.config.get_text_config().vocab_size)
 
     def logprobs(self, tokens: Sequence[int]) -> torch.Tensor:
         """[len(tokens), vocab]: log probabilities of what follows each token."""
@@ -78,39 +112,33 @@ def reference_greedy(reference: Any, tokens: Sequence[int], num_tokens: int) -> 
     return known[len(tokens) :]
 
 
-def make_reference(family: str, seed: int = 1, **config: Any) -> Any:
-    """A random f32 model of the family in eval mode."""
-    config_class, model_class = FAMILIES[family]
-    model = model_class(config_class(**{**_SIZES, **config}, attn_implementation="eager")).eval()
-    _randomise(model, seed)
-    return model
-
-
-def save(
-    reference: Any,
-    path: Path,
-    dtype: torch.dtype = torch.float32,
-    max_shard_size: str = "1GB",
-    edit: Callable[[dict[str, Any]], None] | None = None,
-) -> TinyModel:
-    """Writes the directory; weights are rounded to `dtype`, in the reference too. `edit` changes config.json."""
-    copy.deepcopy(reference).to(dtype).save_pretrained(path, max_shard_size=max_shard_size)
+def save(reference: Any, path: Path, how: Directory | None = None) -> TinyModel:
+    """Writes the directory; weights are rounded to its dtype, in the reference too."""
+    how = how or Directory()
+    copy.deepcopy(reference).to(how.dtype).save_pretrained(path, max_shard_size=how.max_shard_size)
     rounded = copy.deepcopy(reference)
     for weight in rounded.parameters():  # only these: rotary frequencies keep their precision
-        weight.data = weight.data.to(dtype).float()
-    if edit is not None:
-        edit_json(path / "config.json", edit)
+        weight.data = weight.data.to(how.dtype).float()
+    if how.edit is not None:
+        edit_json(path / "config.json", how.edit)
     return TinyModel(path, rounded)
 
 
-def edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def save_gguf(reference: Any, converter: Converter, path: Path, fmt: str) -> TinyModel:
+    """Writes matrices in `fmt`, vectors in f32; the result's reference has the dequantised weights."""
+    dequantised = copy.deepcopy(reference)
+    write_gguf(reference, dequantised, converter, path, fmt)
+    return TinyModel(path, dequantised)
+
+
+def edit_json(path: Path, edit: Edit) -> None:
     """Rewrites one JSON file."""
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
 
 
-def old_style_rope(scaling: Mapping[str, Any] | None) -> Callable[[dict[str, Any]], None]:
+def old_style_rope(scaling: Mapping[str, Any] | None) -> Edit:
     """Writes rope as files from before transformers 5 have it: `rope_theta` and `rope_scaling`."""
 
     def edit(config: dict[str, Any]) -> None:
@@ -127,17 +155,28 @@ def prompt_of(length: int, seed: int = 0, vocab: int = VOCAB) -> list[int]:
     return torch.randint(3, vocab, (length,), generator=generator).tolist()
 
 
-def _randomise(model: Any, seed: int) -> None:
+def randomise(model: Any, seed: int) -> None:
+    """Draws every parameter of whatever kind: matrices so that their outputs keep the size of their inputs, tables of
+    embeddings, and everything else (norms, biases, sinks) around its initial value."""
     generator = torch.Generator().manual_seed(seed)
+    tied = bool(model.config.get_text_config().tie_word_embeddings)
+    drawn: set[int] = set()
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            values = torch.randn(weight.shape, generator=generator)
-            if name.endswith("norm.weight"):
-                weight.copy_(1 + 0.3 * values)
-            elif weight.dim() == 1:
-                weight.copy_(0.3 * values)
-            elif "embed_tokens" in name:
-                weight.copy_(values / weight.shape[1] ** 0.5 if model.config.tie_word_embeddings else values)
-            else:
-                gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
-                weight.copy_(values * gain / weight.shape[1] ** 0.5)
+        for module_name, module in model.named_modules():
+            for name, weight in module.named_parameters(prefix=module_name, recurse=False):
+                if id(weight) in drawn:
+                    continue
+                drawn.add(id(weight))
+                values = torch.randn(weight.shape, generator=generator)
+                if weight.dim() == 1 or "norm" in type(module).__name__.lower():
+                    weight.copy_(weight.round() + 0.3 * values)
+                elif isinstance(module, torch.nn.Embedding):
+                    weight.copy_(values / weight.shape[1] ** 0.5 if tied else values)
+                else:
+                    inputs = weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[-1]
+                    weight.copy_(values * _gain(name) / inputs**0.5)
+
+
+def _gain(name: str) -> float:
+    attends = ("q_proj", "k_proj", "qkv", "query_key_value", "c_attn")
+    return 1.6 if any(part in name for part in attends) else 1.0
