@@ -63,9 +63,15 @@ void write_blocks(const IntegerMatrix& m, WeightFormat format, int64_t row, cons
 }
 
 void write_values(const IntegerMatrix& m, WeightFormat format, int64_t row, const uint8_t* q, std::byte* out) {
+  std::vector<float> scales;
+  std::vector<int> zeros;
+  for (int64_t group = 0; group < m.groups.count(); ++group) {
+    scales.push_back(m.scales.at(row, group));
+    zeros.push_back(zero_of(m, row, group));
+  }
   for (int64_t k = 0; k < m.cols; ++k) {
-    const int64_t group = m.groups.of(k);
-    const float value = m.scales.at(row, group) * static_cast<float>(q[k] - zero_of(m, row, group));
+    const auto group = static_cast<size_t>(m.groups.of(k));
+    const float value = scales[group] * static_cast<float>(q[k] - zeros[group]);
     out = format == WeightFormat::f16 ? put(out, float_to_f16(value)) : put(out, value);
   }
 }
