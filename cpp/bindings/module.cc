@@ -22,5 +22,6 @@ PYBIND11_MODULE(_core, module) {
   module.attr("SAMPLING_FIELDS") = bindings::field_rows<SamplingParams>();
   module.attr("ENGINE_FIELDS") = bindings::field_rows<EngineOptions>();
   bindings::bind_files(module);
+  bindings::bind_models(module);
   bindings::bind_engine(module);
 }

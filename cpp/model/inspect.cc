@@ -2,13 +2,12 @@
 #include "model/inspect.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <set>
 
 #include "core/check.h"
 #include "io/gguf.h"
-#include "io/safetensors.h"
+#include "io/open_weights.h"
 #include "model/loader.h"
 
 namespace pagoda {
@@ -127,11 +126,6 @@ int64_t idle_parameters(const DecoderWeights& weights, const MoeConfig& moe) {
   return idle;
 }
 
-std::unique_ptr<WeightSource> open_source(const std::string& path) {
-  if (std::filesystem::is_directory(path)) return open_safetensors(path);
-  return std::make_unique<GgufFile>(path);
-}
-
 /// The architecture's name where the rest of the checkpoint cannot be used.
 std::string architecture_of(const WeightSource& source) {
   const auto* gguf = dynamic_cast<const GgufFile*>(&source);
@@ -161,7 +155,7 @@ Facts describe_config(const ModelConfig& config) {
 
 ModelListing inspect_model(const std::string& path, const std::string& weight_format, const BackendTraits& traits) {
   ModelListing listing;
-  const std::unique_ptr<WeightSource> source = open_source(path);
+  const std::unique_ptr<WeightSource> source = open_weights(path);
   listing.tensors = source->list();
   listing.warnings = source->warnings();
   listing.architecture = architecture_of(*source);
