@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+#: Names under which a message's reasoning comes; templates read the first, those of gpt-oss the second.
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_PART_FIELDS = ("type", "text")
 
 
 class TemplateError(ValueError):
@@ -24,8 +27,9 @@ class TemplateError(ValueError):
 def validate_messages(messages: object) -> list[dict[str, Any]]:
     """Checked copies of `messages`, in the shape that templates read.
 
-    A content list keeps its text parts as {"type": "text", "text": ...}; a missing content becomes ""; the arguments
-    of a tool call become an object. Raises TemplateError naming the index and the field.
+    Other fields that are null are left out, but an assistant's missing content becomes "": many templates add to it
+    without asking. Text parts keep their type and text. Arguments of a tool call that come as JSON text become the
+    object. The rest stays as it is. Raises TemplateError naming the index and the field.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise TemplateError(f"messages must be a list, got {_kind(messages)}", "messages")
@@ -34,14 +38,39 @@ def validate_messages(messages: object) -> list[dict[str, Any]]:
     return [_validate_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
-def join_text_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def join_text_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     """For templates that know only string contents: the text parts of a list, joined by line breaks."""
-    return [
-        {**message, "content": "\n".join(part["text"] for part in message["content"])}
-        if isinstance(message["content"], list)
-        else dict(message)
-        for message in messages
-    ]
+    content = message["content"]
+    return {**message, "content": "\n".join(part["text"] for part in content) if isinstance(content, list) else content}
+
+
+def with_reasoning(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message with its reasoning, if any, under the two names that templates read."""
+    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
+    if reasoning is None:
+        return dict(message)
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def validate_tools(tools: object) -> list[dict[str, Any]]:
+    """Copies of the tools' JSON descriptions; [] for None. Raises TemplateError naming the index."""
+    return _validate_objects(tools, "tools", "a JSON description of a function")
+
+
+def validate_documents(documents: object) -> list[dict[str, Any]]:
+    """Copies of the documents to answer from; [] for None. Raises TemplateError naming the index."""
+    return _validate_objects(documents, "documents", "an object with title and text")
+
+
+def _validate_objects(values: object, name: str, wanted: str) -> list[dict[str, Any]]:
+    if values is None:
+        return []
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise TemplateError(f"{name} must be a list, got {_kind(values)}", name)
+    for i, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise TemplateError(f"{name}[{i}] must be {wanted}, got {_kind(value)}", f"{name}[{i}]")
+    return [dict(value) for value in values]
 
 
 def _validate_message(message: object, where: str) -> dict[str, Any]:
@@ -69,7 +98,7 @@ def _validate_content(message: Mapping[str, Any], role: str, where: str) -> str 
     content = message.get("content")
     where += ".content"
     if content is None:
-        if role == "assistant" and (message.get("tool_calls") or message.get("reasoning_content")):
+        if role == "assistant" and any(message.get(name) for name in ("tool_calls", *REASONING_FIELDS)):
             return ""
         raise TemplateError(f"{where} must be a string or a list of text parts, got null", where)
     if isinstance(content, str):
@@ -89,7 +118,7 @@ def _validate_part(part: object, where: str) -> dict[str, str]:
         raise TemplateError(f'{where}.type must be "text" (this model reads text only), got {shown}', f"{where}.type")
     if not isinstance(part.get("text"), str):
         raise TemplateError(f"{where}.text must be a string, got {_kind(part.get('text'))}", f"{where}.text")
-    return {"type": "text", "text": part["text"]}
+    return {name: value for name, value in part.items() if name in _PART_FIELDS}
 
 
 def _validate_tool_calls(calls: object, role: str, where: str) -> list[dict[str, Any]]:
@@ -108,7 +137,9 @@ def _validate_tool_call(call: object, where: str) -> dict[str, Any]:
     if not isinstance(function.get("name"), str):
         shown = _kind(function.get("name"))
         raise TemplateError(f"{where}.function.name must be a string, got {shown}", f"{where}.function.name")
-    arguments = function.get("arguments", {})
+    if "arguments" not in function:
+        return dict(call)
+    arguments = function["arguments"]
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
@@ -117,7 +148,7 @@ def _validate_tool_call(call: object, where: str) -> dict[str, Any]:
     if not isinstance(arguments, Mapping):
         field = f"{where}.function.arguments"
         raise TemplateError(f"{field} must be a JSON object (or its text)", field)
-    return {**call, "type": "function", "function": {**function, "arguments": dict(arguments)}}
+    return {**call, "function": {**function, "arguments": dict(arguments)}}
 
 
 def _kind(value: object) -> str:

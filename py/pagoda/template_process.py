@@ -42,17 +42,23 @@ class TemplateProcess:
 
     def render(self, source: str, variables: dict[str, Any]) -> str:
         """The rendered text. Raises TemplateFailure for an error in the template or an exceeded budget."""
-        with self._lock:
-            channel = self._running()
-            answer = self._exchange(channel, {"source": source, "variables": variables}, self._time_budget_s)
-        if "error" in answer:
-            raise TemplateFailure(answer["error"])
-        return str(answer["text"])
+        return str(self._ask({"source": source, "variables": variables})["text"])
+
+    def literals(self, source: str) -> list[str]:
+        """Every string that the template itself holds. Raises TemplateFailure as `render` does."""
+        return list(self._ask({"source": source})["literals"])
 
     def close(self) -> None:
         """Ends the worker. A later `render` starts a new one."""
         with self._lock:
             self._stop()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            answer: dict[str, Any] = self._exchange(self._running(), request, self._time_budget_s)
+        if "error" in answer:
+            raise TemplateFailure(answer["error"])
+        return answer
 
     def _running(self) -> socket.socket:
         alive = self._process is not None and self._process.poll() is None and self._owner_pid == os.getpid()

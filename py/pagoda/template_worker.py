@@ -5,7 +5,8 @@ ends this process. It sees plain JSON data through Jinja2's immutable sandbox an
 imports nothing of the package, so it starts in the time that Jinja2 takes to import.
 
 Messages, both ways: 8 bytes of length (big endian), then JSON. First message: {"path": sys.path of the parent,
-"memory_bytes", "max_output_chars"}, answered by {}. Then {"source", "variables"} -> {"text"} or {"error"}.
+"memory_bytes", "max_output_chars"}, answered by {}. Then {"source", "variables"} -> {"text"} and
+{"source"} -> {"literals": the strings that the template's text and expressions hold}; or {"error"} for either.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import sys
 from datetime import datetime
 from typing import Any
 
+MAX_TEMPLATES = 16  # compiled ones that are kept; a model has one to three
+MAX_ERROR_CHARS = 2000  # a template chooses the text of its errors
+
 
 class OutputTooLong(Exception):
     """The template wrote more than it may."""
@@ -25,21 +29,42 @@ class OutputTooLong(Exception):
 
 def make_environment() -> Any:
     """The environment that chat templates are written for (that of transformers' apply_chat_template)."""
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError, TemplateError
+    from jinja2 import nodes, pass_eval_context
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """`{% generation %}` marks assistant text for training; rendering just writes its body."""
+        """`{% generation %}` marks assistant text for training; rendering just writes its body, a scope of its own."""
 
         tags = {"generation"}  # noqa: RUF012 (declared as in Jinja2)
 
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_write"), [], [], body).set_lineno(line)
+
+        @pass_eval_context
+        def _write(self, context: nodes.EvalContext, caller: Any) -> Any:
+            return caller()
+
+    def tojson(
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals.update(make_globals())
+    return environment
+
+
+def make_globals() -> dict[str, Any]:
+    """What templates can call: namespace, dict, raise_exception, strftime_now."""
+    from jinja2.exceptions import SecurityError, TemplateError
+    from jinja2.utils import Namespace
 
     class SafeNamespace(Namespace):
         """namespace() without names that reach into Python."""
@@ -54,32 +79,31 @@ def make_environment() -> Any:
                 raise SecurityError(f"a namespace attribute must not begin with an underscore, got {name!r}")
             super().__setitem__(name, value)
 
+    class MakeDict:
+        """dict(...) and dict.fromkeys(...), and nothing else of the class."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+            return dict(*args, **kwargs)
+
+        def fromkeys(self, *args: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*args)
+
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
 
     def strftime_now(pattern: str) -> str:
         return datetime.now().strftime(pattern)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals.update(
-        namespace=SafeNamespace, dict=make_dict, raise_exception=raise_exception, strftime_now=strftime_now
-    )
-    return environment
+    return {
+        "namespace": SafeNamespace,
+        "dict": MakeDict(),
+        "raise_exception": raise_exception,
+        "strftime_now": strftime_now,
+    }
 
 
 class Renderer:
-    """Compiled templates by source (a model has one to three)."""
+    """Compiled templates by source, the last used kept."""
 
     def __init__(self, max_output_chars: int) -> None:
         self._environment = make_environment()
@@ -87,29 +111,55 @@ class Renderer:
         self._max_output_chars = max_output_chars
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """{"text": ...}, or {"error": ...} for anything that goes wrong in the template."""
+        """{"text": ...} or {"literals": ...}, or {"error": ...} for anything that goes wrong in the template."""
         try:
+            if "variables" not in request:
+                return {"literals": self._literals(request["source"])}
             return {"text": self._render(request["source"], request["variables"])}
         except RecursionError:
             return {"error": "the chat template nests too deeply"}
         except MemoryError:
             return {"error": "the chat template needs too much memory"}
         except Exception as error:  # whatever a template can raise belongs to its caller
-            line = getattr(error, "lineno", None)
-            where = f" (line {line})" if line else ""
-            return {"error": f"{error}{where}" if str(error) else type(error).__name__}
+            return {"error": describe(error)}
+
+    def _literals(self, source: str) -> list[str]:
+        from jinja2 import nodes
+
+        tree = self._environment.parse(source)
+        texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+        texts += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+        return list(dict.fromkeys(texts))
+
+    def _template(self, source: str) -> Any:
+        template = self._templates.pop(source, None)
+        if template is None:
+            template = self._environment.from_string(source)
+            if len(self._templates) >= MAX_TEMPLATES:
+                del self._templates[next(iter(self._templates))]
+        self._templates[source] = template
+        return template
 
     def _render(self, source: str, variables: dict[str, Any]) -> str:
-        if source not in self._templates:
-            self._templates[source] = self._environment.from_string(source)
         parts: list[str] = []
         size = 0
-        for part in self._templates[source].generate(variables):
+        for part in self._template(source).generate(variables):
             size += len(part)
             if size > self._max_output_chars:
                 raise OutputTooLong(f"the chat template wrote more than {self._max_output_chars} characters")
             parts.append(part)
         return "".join(parts)
+
+
+def describe(error: Exception) -> str:
+    """What to tell the caller: the error's own text, cut to MAX_ERROR_CHARS, and the template's line."""
+    try:
+        text = str(error)
+    except Exception:  # a text can hold anything that the template gave it
+        text = ""
+    line = getattr(error, "lineno", None)
+    where = f" (line {line})" if line else ""
+    return f"{text[:MAX_ERROR_CHARS]}{where}" if text else type(error).__name__
 
 
 def receive(channel: socket.socket) -> Any:

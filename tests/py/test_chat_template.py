@@ -1,4 +1,7 @@
-"""Chat templates: rendering as transformers does, hostile templates, and messages that try to write control tokens."""
+"""Chat templates: text and ids, continued messages, the worker process, and messages that try to write control tokens.
+
+Families, the environment, control tokens and hostile templates have test files of their own.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def test_continue_final_message_ends_with_the_last_content(source: str, content:
 def test_continuing_excludes_a_generation_prompt_and_needs_the_content_shown(template: ChatTemplate) -> None:
     with pytest.raises(TemplateError, match="exclude each other"):
         template.render(USER, continue_final_message=True)
-    with pytest.raises(TemplateError, match="does not write the final message's content"):
+    with pytest.raises(TemplateError, match="does not write the final message as it is"):
         render_once("fixed", add_generation_prompt=False, continue_final_message=True)
 
 
@@ -129,25 +132,6 @@ def test_a_content_list_is_joined_for_templates_that_know_only_strings(
     assert "user\nab<|im_end|>" in parts_template.render(messages)
 
 
-@pytest.mark.parametrize(
-    ("source", "text"),
-    [
-        ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
-        ("{% if true %}\n  x\n{% endif %}\n", "  x\n"),
-        ("{{ {'a': '<é>'} | tojson }}", '{"a": "<é>"}'),
-        ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
-        ("{% generation %}x{% endgeneration %}", "x"),
-        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
-        ("{% set ns = namespace(n=1) %}{% for i in [2, 3] %}{% set ns.n = i %}{% endfor %}{{ ns.n }}", "3"),
-        ("{{ dict(a=1).a }}{{ missing }}", "1"),
-        ("{{ strftime_now('%Y') | length }}", "4"),
-        ("{{ mood }}", "calm"),
-    ],
-)
-def test_templates_find_what_transformers_offers(source: str, text: str) -> None:
-    assert render_once(source, mood="calm") == text
-
-
 def test_requests_with_tools_use_the_tool_template() -> None:
     template = ChatTemplate({"default": "plain", "tool_use": "{{ tools[0].function.name }}"})
     assert template.render(USER) == "plain"
@@ -157,42 +141,18 @@ def test_requests_with_tools_use_the_tool_template() -> None:
         ChatTemplate({"a": "", "b": ""})
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ namespace(__class__=1) }}", "underscore"),
-        ("{{ messages.append(1) }}", "unsafe"),
-        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "ran longer than 1 s"),
-        ("{% include 'x' %}", "no loader"),
-        ("{{ 'a' * 200000 }}", "wrote more than 100000 characters"),
-        ("{% for i in range(99999) %}ab{% endfor %}", "wrote more than 100000 characters"),
-        ("{{ 'a' * 10**11 }}", "too much memory"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nests too deeply"),
-        ("{{ " + "(" * 5000, "nests too deeply"),
-        ("{{ raise_exception('Roles must alternate') }}", "^Roles must alternate$"),
-        ("a\n{% if %}", r"Expected an expression.*\(line 2\)"),
-        ("{{ missing.field }}", "'missing' is undefined"),
-    ],
-)
-def test_a_hostile_or_broken_template_ends_with_an_error(source: str, message: str) -> None:
-    with pytest.raises(TemplateError, match=message):
-        render_once(source)
-
-
 def test_a_template_that_had_to_be_ended_leaves_the_next_rendering_unharmed() -> None:
     source = (
         "{% if loops %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
         "{% set ns = namespace(x='ab') %}{% if grows %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
         "{% endif %}fine"
     )
-    template = ChatTemplate(source, time_budget_s=5.0)
+    template = ChatTemplate(source, time_budget_s=1.5, memory_bytes=400 << 20)
     assert template.render(USER) == "fine"
-    with pytest.raises(TemplateError, match="ran longer than 5 s"):
+    with pytest.raises(TemplateError, match=r"ran longer than 1.5 s"):
         template.render(USER, loops=True)
     assert template.render(USER) == "fine"
-    with pytest.raises(TemplateError, match="too much memory"):
+    with pytest.raises(TemplateError, match=r"too much memory|ran longer"):
         template.render(USER, grows=True)
     assert template.render(USER) == "fine"
     template.close()
@@ -216,7 +176,7 @@ def test_renderings_from_several_threads_get_their_own_answers(template: ChatTem
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", ["tokenize", "chat_template", "bos_token"])
+@pytest.mark.parametrize("name", ["tokenize", "return_dict", "bos_token"])
 def test_reserved_arguments_are_refused(template: ChatTemplate, name: str) -> None:
     with pytest.raises(TemplateError, match=f"{name} is reserved") as caught:
         template.render(USER, **{name: True})
