@@ -119,7 +119,7 @@ inline FileTensors awq_tensors(const std::string& name, const TestMatrix& m) {
 /// AutoGPTQ: columns from the lowest bits of their words, a zero one less than it is unless `v2`.
 inline FileTensors gptq_tensors(const std::string& name, const TestMatrix& m, bool v2, bool with_order) {
   const int64_t per = 32 / m.bits;
-  Words weights(m.cols / per, m.rows, m.bits), zeros(m.groups(), m.rows / per, m.bits);
+  Words weights(m.cols / per, m.rows, m.bits), zeros(m.groups(), (m.rows + per - 1) / per, m.bits);
   for (int64_t row = 0; row < m.rows; ++row) {
     for (int64_t k = 0; k < m.cols; ++k) weights.set(k / per, row, k % per, m.at(row, k));
     for (int64_t g = 0; g < m.groups(); ++g) zeros.set(g, row / per, row % per, m.zero(row, g));
