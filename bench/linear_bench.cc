@@ -2,7 +2,7 @@
 // same bytes (decode) and 8-bit dot products from registers are the ceilings. Weights rotate through more memory than the
 // caches hold.
 //
-//   linear_bench [format=q4_1] [threads=2] [isa=auto] [mbytes=200]
+//   linear_bench [format=q4_1|all] [threads=2] [isa=auto] [mbytes=200] [shape=all]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -29,10 +29,16 @@ double seconds_of(const auto& body) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-/// Random bytes are valid blocks of every format but may hold NaN scales; a plain pattern keeps all values finite.
+/// Random bytes are valid blocks of nearly every format but may hold NaN scales; a plain pattern keeps all values finite.
 std::vector<std::byte> stored_weight(WeightFormat format, const Case& shape) {
   std::vector<std::byte> bytes(static_cast<size_t>(shape.n) * weight_row_bytes(format, shape.k));
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(0x10 + i * 7 % 23);
+  if (format == WeightFormat::int4) {
+    constexpr float kZero = 8;
+    for (size_t i = 0; i < bytes.size(); i += weight_format_info(format).block_bytes) {
+      std::memcpy(&bytes[i + sizeof(float)], &kZero, sizeof kZero);
+    }
+  }
   return bytes;
 }
 
@@ -58,9 +64,12 @@ double read_seconds(ThreadPool& pool, const std::vector<Weight>& weights) {
   });
 }
 
-void run_case(const cpu::LinearKernels& kernels, ThreadPool& pool, WeightFormat format, const Case& shape, size_t ring_bytes) {
+/// `shape.k` is rounded up to the format's block.
+void run_case(const cpu::LinearKernels& kernels, ThreadPool& pool, WeightFormat format, Case shape, size_t ring_bytes) {
+  const int64_t block = weight_format_info(format).block_values;
+  shape.k = (shape.k + block - 1) / block * block;
   const std::vector<std::byte> stored = stored_weight(format, shape);
-  const WeightPart part{format, shape.n, shape.k, stored.data(), {}};
+  const WeightPart part{format, shape.n, shape.k, stored.data(), {}, nullptr};
   const size_t copies = std::max<size_t>(2, ring_bytes / cpu::packed_bytes({&part, 1}));
   cpu::PackMemory memory;
   std::vector<Weight> weights;
@@ -101,14 +110,15 @@ int main(int argc, char** argv) {
   const int threads = argc > 2 ? std::atoi(argv[2]) : 2;
   const cpu::Isa isa = cpu::parse_isa(argc > 3 ? argv[3] : "auto");
   const size_t ring_bytes = (argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 200) << 20;
+  const std::string only = argc > 5 ? argv[5] : "all";
   ThreadPool pool(threads);
-  for (const WeightFormat format :
-       {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16, WeightFormat::q8_0, WeightFormat::q4_0, WeightFormat::q4_1}) {
+  for (int i = 0; i < kNumWeightFormats; ++i) {
+    const auto format = static_cast<WeightFormat>(i);
     if (name != "all" && name != weight_format_info(format).name) continue;
     std::printf("%s, %s, %d threads\n", weight_format_info(format).name, cpu::isa_name(isa), threads);
     for (const Case& shape : {Case{"qkv", 960, 576}, Case{"out", 576, 576}, Case{"gate_up", 3072, 576}, Case{"down", 576, 1536},
                               Case{"lm_head", 49152, 576}}) {
-      run_case(cpu::linear_kernels(isa), pool, format, shape, ring_bytes);
+      if (only == "all" || only == shape.name) run_case(cpu::linear_kernels(isa), pool, format, shape, ring_bytes);
     }
   }
   return 0;

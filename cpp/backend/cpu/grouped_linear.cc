@@ -41,7 +41,7 @@ size_t plan_bytes(int64_t num_pairs) { return round_up(static_cast<size_t>(num_p
 
 /// Input of weights in plain floats is multiplied where it lies, so it must lie by place.
 bool needs_gathered_floats(std::span<const WeightFormat> formats, ExpertInput input) {
-  return input == ExpertInput::by_token && !std::all_of(formats.begin(), formats.end(), is_quantised);
+  return input == ExpertInput::by_token && !std::all_of(formats.begin(), formats.end(), takes_quantised_input);
 }
 
 size_t gathered_bytes(int64_t num_pairs, int64_t cols) {

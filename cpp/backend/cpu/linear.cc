@@ -34,7 +34,9 @@ constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 /// Elements between rows of the rounded input.
 constexpr int64_t rounded_stride(int64_t cols) { return ceil_div(cols, 2) * 2; }
 
-bool any_quantised(std::span<const WeightFormat> formats) { return std::any_of(formats.begin(), formats.end(), is_quantised); }
+bool any_quantised(std::span<const WeightFormat> formats) {
+  return std::any_of(formats.begin(), formats.end(), takes_quantised_input);
+}
 bool any_bf16(std::span<const WeightFormat> formats) {
   return std::find(formats.begin(), formats.end(), WeightFormat::bf16) != formats.end();
 }
@@ -64,7 +66,7 @@ LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const 
 
 /// Points `args` at the input rows that begin a tile, in the form that `format` is multiplied with.
 void set_input(TileArgs& args, const LinearInput& input, WeightFormat format, int64_t row) {
-  if (is_quantised(format)) {
+  if (takes_quantised_input(format)) {
     args.x = input.quantised + row * (args.cols / 32);
   } else if (format == WeightFormat::bf16 && input.rounded) {
     args.x_stride = rounded_stride(args.cols);

@@ -2,7 +2,7 @@
 // Compiled with -mavx2 -mfma -mf16c; reached only through linear_kernels_avx2() on a CPU that has them.
 #include <immintrin.h>
 
-#include "backend/cpu/linear_tile.h"
+#include "backend/cpu/linear_table.h"
 
 namespace pagoda::cpu {
 namespace {
@@ -16,13 +16,9 @@ struct Avx2 {
   struct Ints {
     __m256i a, b;
   };
-  using Quads = Ints;
-  struct Bytes {
-    Ints value;      // signed
-    Ints magnitude;  // unsigned
+  struct Signed {
+    Ints value, magnitude;
   };
-  using Sum4 = Ints;  // two int16 per column: 8 quads of nibbles times int8 add up to at most 8 * 2 * 15 * 127 = 30480
-  using Sum8 = Ints;
 
   static Floats zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Floats broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
@@ -35,7 +31,7 @@ struct Avx2 {
   }
   static Floats load_f32(const std::byte* from) {
     const float* at = reinterpret_cast<const float*>(from);
-    return {_mm256_load_ps(at), _mm256_load_ps(at + 8)};
+    return {_mm256_loadu_ps(at), _mm256_loadu_ps(at + 8)};
   }
   static Floats load_f16(const std::byte* from) {
     const __m128i* at = reinterpret_cast<const __m128i*>(from);
@@ -63,47 +59,112 @@ struct Avx2 {
     _mm256_maskstore_ps(to + 8, mask(width, 8), value.b);
   }
 
-  static Quads load_quads(const std::byte* from) { return load(from); }
-  static Quads low_nibbles(Quads v) {
-    const __m256i low = _mm256_set1_epi8(15);
-    return {_mm256_and_si256(v.a, low), _mm256_and_si256(v.b, low)};
+  static Ints load_raw(const std::byte* from) { return load(from); }
+  /// The bits of `kMask` in each byte after a shift to the right, or to the left if negative.
+  template <int kShift, int kMask>
+  static Ints field(Ints raw) {
+    if constexpr (kMask == 0xff) return raw;
+    const __m256i mask = _mm256_set1_epi8(static_cast<char>(kMask));
+    if constexpr (kShift > 0) raw = {_mm256_srli_epi16(raw.a, kShift), _mm256_srli_epi16(raw.b, kShift)};
+    if constexpr (kShift < 0) raw = {_mm256_slli_epi16(raw.a, -kShift), _mm256_slli_epi16(raw.b, -kShift)};
+    return {_mm256_and_si256(raw.a, mask), _mm256_and_si256(raw.b, mask)};
   }
-  static Quads high_nibbles(Quads v) { return low_nibbles({_mm256_srli_epi16(v.a, 4), _mm256_srli_epi16(v.b, 4)}); }
-  static Sum4 start4(int32_t /*offset, added at the end*/) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  static Sum4 dot4(Sum4 sum, Quads w, int32_t x) {
-    const __m256i quad = _mm256_set1_epi32(x);
-    return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, quad)), _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, quad))};
+  static Ints join(Ints x, Ints y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+  static Ints look_up(const uint8_t* table, Ints codes) {
+    const __m256i values = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+    return {_mm256_shuffle_epi8(values, codes.a), _mm256_shuffle_epi8(values, codes.b)};
   }
-  static Floats finish4(Sum4 high, Sum4 low, int32_t offset) {
-    return {finish4(high.a, low.a, offset), finish4(high.b, low.b, offset)};
-  }
-  static __m256 finish4(__m256i high, __m256i low, int32_t offset) {
-    const __m256i ones = _mm256_set1_epi16(1), weight = _mm256_set1_epi16(1 << kHighShift);
-    const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(high, weight), _mm256_madd_epi16(low, ones));
-    return _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_set1_epi32(offset), sum));
+  /// Unsigned codes of fewer than 8 bits stay as they are. 8-bit ones would saturate maddubs (255 * 127 * 2), so their bias is
+  /// taken off and the sign moves to the input: |w| * (sign(w) * x), at most 128 * 127 * 2.
+  template <int kBits>
+  static auto weights(Ints codes) {
+    if constexpr (kBits < 8) {
+      return codes;
+    } else {
+      const __m256i bias = _mm256_set1_epi8(-128);
+      const Ints value = {_mm256_xor_si256(codes.a, bias), _mm256_xor_si256(codes.b, bias)};
+      return Signed{value, {_mm256_abs_epi8(value.a), _mm256_abs_epi8(value.b)}};
+    }
   }
 
-  // Biased bytes would saturate maddubs (255 * 127 * 2), so the sign moves to the input: |w| * (sign(w) * x), at most 128 * 127
-  // * 2.
-  static Bytes load_bytes(const std::byte* from) {
-    const Ints biased = load(from);
-    const __m256i bias = _mm256_set1_epi8(-128);
-    const Ints value = {_mm256_xor_si256(biased.a, bias), _mm256_xor_si256(biased.b, bias)};
-    return {value, {_mm256_abs_epi8(value.a), _mm256_abs_epi8(value.b)}};
+  /// Two int16 per row for as many quads as cannot overflow them (the largest sums are 8 * 2 * 15 * 127, 4 * 2 * 31 * 127 and
+  /// 2 * 2 * 63 * 127), then int32.
+  template <int kBits>
+  struct Sums {
+    static constexpr int kFold = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+    Ints high, low, total;
+    void start(int32_t /*offset, added at the end*/) { high = low = total = {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Ints add(Ints sum, Ints w, int32_t x) {
+      const __m256i quad = _mm256_set1_epi32(x);
+      return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, quad)),
+              _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, quad))};
+    }
+    static Ints add(Ints /*sum, zero with kFold 1*/, const Signed& w, int32_t x) {
+      const __m256i quad = _mm256_set1_epi32(x);
+      return {_mm256_maddubs_epi16(w.magnitude.a, _mm256_sign_epi8(quad, w.value.a)),
+              _mm256_maddubs_epi16(w.magnitude.b, _mm256_sign_epi8(quad, w.value.b))};
+    }
+    template <class W>
+    void add_high(const W& w, int32_t x) {
+      high = add(high, w, x);
+    }
+    template <class W>
+    void add_low(const W& w, int32_t x) {
+      low = add(low, w, x);
+    }
+    void fold() {
+      total = {fold(total.a, high.a, low.a), fold(total.b, high.b, low.b)};
+      high = low = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    }
+    static __m256i fold(__m256i sum, __m256i high, __m256i low) {
+      const __m256i ones = _mm256_set1_epi16(1), weight = _mm256_set1_epi16(1 << kHighShift);
+      return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(high, weight), _mm256_madd_epi16(low, ones)));
+    }
+    Floats finish(int32_t offset) const {
+      const __m256i bias = kBits < 8 ? _mm256_set1_epi32(offset) : _mm256_setzero_si256();
+      return {_mm256_cvtepi32_ps(_mm256_add_epi32(bias, total.a)), _mm256_cvtepi32_ps(_mm256_add_epi32(bias, total.b))};
+    }
+  };
+
+  static Floats to_floats(Ints v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+  static Ints load_u8(const std::byte* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
   }
-  static Sum8 start8(int32_t /*offset: the bytes are signed again*/) {
-    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  static Floats load_i8(const std::byte* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return to_floats({_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
   }
-  static Sum8 dot8(Sum8 sum, const Bytes& w, int32_t x) {
-    const __m256i quad = _mm256_set1_epi32(x);
-    const __m256i ones = _mm256_set1_epi16(1);
-    const __m256i a = _mm256_maddubs_epi16(w.magnitude.a, _mm256_sign_epi8(quad, w.value.a));
-    const __m256i b = _mm256_maddubs_epi16(w.magnitude.b, _mm256_sign_epi8(quad, w.value.b));
-    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(a, ones)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(b, ones))};
+  static Floats load_low_nibbles(const std::byte* from) {
+    const Ints bytes = load_u8(from);
+    const __m256i mask = _mm256_set1_epi32(15);
+    return to_floats({_mm256_and_si256(bytes.a, mask), _mm256_and_si256(bytes.b, mask)});
   }
-  static Floats finish8(Sum8 high, Sum8 low) {
-    return {_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high.a, kHighShift), low.a)),
-            _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high.b, kHighShift), low.b))};
+  static Floats load_high_nibbles(const std::byte* from) {
+    const Ints bytes = load_u8(from);
+    return to_floats({_mm256_srli_epi32(bytes.a, 4), _mm256_srli_epi32(bytes.b, 4)});
+  }
+  /// 2^(e - 128), zero for e < 2.
+  static Floats load_exponents(const std::byte* from) {
+    const __m128i e = _mm_subs_epu8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)), _mm_set1_epi8(1));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(e), 23)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_srli_si128(e, 8)), 23))};
+  }
+
+  struct Pair {
+    Floats first, second;
+  };
+  /// The first and second bytes of 16 pairs as f16 numbers: 2^-8 of their value, with the same bits for NaN only.
+  static Pair load_e4m3_pairs(const std::byte* from) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return {widen_e4m3(_mm256_slli_epi16(pairs, 8)), widen_e4m3(pairs)};
+  }
+  /// Of the upper byte of each lane.
+  static Floats widen_e4m3(__m256i codes) {
+    const __m256i halves = _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
+    const __m256i carry = _mm256_add_epi16(halves, _mm256_set1_epi16(0x80));  // into the top exponent bit for NaN alone
+    const __m256i bits = _mm256_or_si256(halves, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000)));
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
   }
 
   static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Avx2>(x, out); }

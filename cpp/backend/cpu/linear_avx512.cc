@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-#include "backend/cpu/linear_tile.h"
+#include "backend/cpu/linear_table.h"
 
 namespace pagoda::cpu {
 namespace {
@@ -13,10 +13,6 @@ struct Avx512 {
   static constexpr int kTileRows = 8;
   static constexpr bool kRoundsToBf16 = true;
   using Floats = __m512;
-  using Quads = __m512i;
-  using Bytes = __m512i;
-  using Sum4 = __m512i;
-  using Sum8 = __m512i;
 
   static __mmask16 mask(int width) { return static_cast<__mmask16>((1u << width) - 1u); }
 
@@ -25,7 +21,7 @@ struct Avx512 {
   static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
-  static Floats load_f32(const std::byte* from) { return _mm512_load_ps(from); }
+  static Floats load_f32(const std::byte* from) { return _mm512_loadu_ps(from); }
   static Floats load_f16(const std::byte* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
@@ -39,18 +35,70 @@ struct Avx512 {
     return _mm512_dpbf16_ps(acc, w, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
   }
 
-  static Quads load_quads(const std::byte* from) { return _mm512_loadu_si512(from); }
-  static Quads low_nibbles(Quads v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
-  static Quads high_nibbles(Quads v) { return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15)); }
-  static Sum4 start4(int32_t offset) { return _mm512_set1_epi32(offset); }
-  static Sum4 dot4(Sum4 sum, Quads w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
-  static Floats finish4(Sum4 high, Sum4 low, int32_t /*offset, added at the start*/) { return finish8(high, low); }
+  static __m512i load_raw(const std::byte* from) { return _mm512_loadu_si512(from); }
+  /// The bits of `kMask` in each byte after a shift to the right, or to the left if negative.
+  template <int kShift, int kMask>
+  static __m512i field(__m512i raw) {
+    if constexpr (kMask == 0xff) return raw;
+    if constexpr (kShift > 0) raw = _mm512_srli_epi16(raw, kShift);
+    if constexpr (kShift < 0) raw = _mm512_slli_epi16(raw, -kShift);
+    return _mm512_and_si512(raw, _mm512_set1_epi8(static_cast<char>(kMask)));
+  }
+  static __m512i join(__m512i a, __m512i b) { return _mm512_or_si512(a, b); }
+  static __m512i look_up(const uint8_t* table, __m512i codes) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), codes);
+  }
+  template <int kBits>
+  static __m512i weights(__m512i codes) {
+    return codes;
+  }
 
-  static Bytes load_bytes(const std::byte* from) { return _mm512_loadu_si512(from); }
-  static Sum8 start8(int32_t offset) { return _mm512_set1_epi32(offset); }
-  static Sum8 dot8(Sum8 sum, Bytes w, int32_t x) { return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)); }
-  static Floats finish8(Sum8 high, Sum8 low) {
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, kHighShift), low));
+  /// Unsigned codes of any width: nothing can overflow.
+  template <int kBits>
+  struct Sums {
+    static constexpr int kFold = 8;
+    __m512i high, low;
+    void start(int32_t offset) {
+      high = _mm512_setzero_si512();
+      low = _mm512_set1_epi32(offset);
+    }
+    void add_high(__m512i w, int32_t x) { high = _mm512_dpbusd_epi32(high, w, _mm512_set1_epi32(x)); }
+    void add_low(__m512i w, int32_t x) { low = _mm512_dpbusd_epi32(low, w, _mm512_set1_epi32(x)); }
+    void fold() {}
+    Floats finish(int32_t /*offset, there from the start*/) const {
+      return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, kHighShift), low));
+    }
+  };
+
+  static __m512i load_u8(const std::byte* from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Floats load_i8(const std::byte* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  }
+  static Floats load_low_nibbles(const std::byte* from) {
+    return _mm512_cvtepi32_ps(_mm512_and_si512(load_u8(from), _mm512_set1_epi32(15)));
+  }
+  static Floats load_high_nibbles(const std::byte* from) { return _mm512_cvtepi32_ps(_mm512_srli_epi32(load_u8(from), 4)); }
+  /// 2^(e - 128), zero for e < 2.
+  static Floats load_exponents(const std::byte* from) {
+    const __m128i e = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_subs_epu8(e, _mm_set1_epi8(1))), 23));
+  }
+
+  struct Pair {
+    Floats first, second;
+  };
+  /// The first and second bytes of 16 pairs as f16 numbers: 2^-8 of their value, with the same bits for NaN only.
+  static Pair load_e4m3_pairs(const std::byte* from) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return {widen_e4m3(_mm256_slli_epi16(pairs, 8)), widen_e4m3(pairs)};
+  }
+  /// Of the upper byte of each lane.
+  static Floats widen_e4m3(__m256i codes) {
+    const __m256i halves = _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
+    const __m256i carry = _mm256_add_epi16(halves, _mm256_set1_epi16(0x80));  // into the top exponent bit for NaN alone
+    return _mm512_cvtph_ps(_mm256_or_si256(halves, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000))));
   }
 
   /// 16 integers as high and low bytes.
@@ -60,6 +108,8 @@ struct Avx512 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(q_high));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(q_low));
   }
+
+  static __m256i add_halves(__m512i v) { return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1)); }
 
   static void quantise_block(const float* x, QuantBlock& out) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
@@ -72,7 +122,10 @@ struct Avx512 {
     const __m512i q_b = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
     store_bytes(q_a, out.high, out.low);
     store_bytes(q_b, out.high + 4, out.low + 4);
-    store_sums<Avx512>(out, scale, _mm512_reduce_add_epi32(_mm512_add_epi32(q_a, q_b)));
+    const __m256i pairs = _mm256_hadd_epi32(add_halves(q_a), add_halves(q_b));
+    const __m256i lanes = _mm256_hadd_epi32(pairs, pairs);
+    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    store_sums<Avx512>(out, scale, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
   }
 
   /// Subnormals become zero here, as vdpbf16ps would take them anyway.

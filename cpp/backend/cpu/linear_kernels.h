@@ -29,7 +29,11 @@ struct QuantBlock {
   float scaled_sum;       ///< scale * sum(q), the factor of a q4_1 minimum
   int32_t minus_8_sum;    ///< -8 * sum(q): undoes the offset of q4_0 nibbles
   int32_t minus_128_sum;  ///< -128 * sum(q): undoes the offset of biased q8_0 bytes
+  int32_t half_sum[2];    ///< sum(q) of the first and the last 16 values, which some formats scale apart
 };
+
+/// Whether weights of this format are multiplied with QuantBlocks; the others take floats (bf16: see rounds_to_bf16).
+constexpr bool takes_quantised_input(WeightFormat format) { return is_quantised(format) && format != WeightFormat::f8_e4m3; }
 
 /// One tile: up to kMaxTileRows input rows times one panel of 16 weight rows, over all of K.
 struct TileArgs {

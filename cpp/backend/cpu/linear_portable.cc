@@ -1,9 +1,10 @@
 // Tile kernels for any little-endian CPU, in the compiler's vector extension: four 16-byte vectors are a panel's 16 columns and
 // are lowered to whatever the baseline has (SSE2, NEON, scalars). Without a guaranteed fused multiply-add its sums differ in
 // the last bits from the other instruction sets'.
+#include <bit>
 #include <cstring>
 
-#include "backend/cpu/linear_tile.h"
+#include "backend/cpu/linear_table.h"
 
 namespace pagoda::cpu {
 namespace {
@@ -48,10 +49,6 @@ struct Portable {
     S8 even, odd;  // bytes 0 and 2, bytes 1 and 3 of each quad, widened
   };
   using Floats = Four<F4>;
-  using Quads = Four<BytePairs>;
-  using Bytes = Quads;
-  using Sum4 = Four<S8>;  // two int16 per column: 8 quads of nibbles times int8 add up to at most 8 * 2 * 15 * 127 = 30480
-  using Sum8 = Four<I4>;
 
   static Floats broadcast(float value) {
     const F4 v = F4{} + value;
@@ -98,42 +95,107 @@ struct Portable {
     std::memcpy(to, &value, static_cast<size_t>(width) * sizeof(float));
   }
 
-  /// The input's four int8, spread over int16 like the weights.
-  static BytePairs spread(int32_t x) {
-    const S8 quad = bits<S8>(I4{} + x);
-    return {quad << 8 >> 8, quad >> 8};
+  static Four<U4> load_raw(const std::byte* from) { return load<U4>(from); }
+  /// The bits of `kMask` in each byte after a shift to the right, or to the left if negative.
+  template <int kShift, int kMask>
+  static Four<U4> field(const Four<U4>& raw) {
+    if constexpr (kMask == 0xff) return raw;
+    constexpr uint32_t kMasks = kMask * 0x01010101u;
+    return each([](U4 v) { return (kShift >= 0 ? v >> (kShift & 7) : v << (-kShift & 7)) & kMasks; }, raw);
   }
-  static Quads load_bytes(const std::byte* from) {
-    return each([](U4 v) { return BytePairs{bits<S8>(v & 0x00ff00ffu), bits<S8>(v >> 8 & 0x00ff00ffu)}; }, load<U4>(from));
+  static Four<U4> join(const Four<U4>& x, const Four<U4>& y) {
+    return each([](U4 a, U4 b) { return a | b; }, x, y);
   }
-  static Quads load_quads(const std::byte* from) { return load_bytes(from); }
-  static Quads low_nibbles(const Quads& v) {
-    return each([](const BytePairs& w) { return BytePairs{w.even & 15, w.odd & 15}; }, v);
+  static Four<U4> look_up(const uint8_t* table, const Four<U4>& codes) {
+    uint8_t bytes[64];
+    std::memcpy(bytes, &codes, sizeof bytes);
+    for (uint8_t& byte : bytes) byte = table[byte];
+    Four<U4> values;
+    std::memcpy(&values, bytes, sizeof bytes);
+    return values;
   }
-  static Quads high_nibbles(const Quads& v) {
-    return each([](const BytePairs& w) { return BytePairs{w.even >> 4, w.odd >> 4}; }, v);
+  /// Widened; 8-bit codes lose their bias, so that a product and the sum of two fit int16: at most 2 * 128 * 127.
+  template <int kBits>
+  static Four<BytePairs> weights(const Four<U4>& codes) {
+    if constexpr (kBits < 8) {
+      return each([](U4 v) { return BytePairs{bits<S8>(v & 0x00ff00ffu), bits<S8>(v >> 8 & 0x00ff00ffu)}; }, codes);
+    } else {
+      return each([](U4 v) { return spread(bits<S8>(v ^ 0x80808080u)); }, codes);
+    }
   }
-  static Sum4 start4(int32_t /*offset, added at the end*/) { return Sum4{}; }
-  static Sum4 dot4(const Sum4& sum, const Quads& weights, int32_t quad) {
-    const BytePairs x = spread(quad);
-    return each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
+  /// Four int8 of each lane, widened.
+  static BytePairs spread(S8 bytes) { return {bytes << 8 >> 8, bytes >> 8}; }
+
+  /// Two int16 per row for as many quads as cannot overflow them (the largest sums are 8 * 2 * 15 * 127, 4 * 2 * 31 * 127 and
+  /// 2 * 2 * 63 * 127), then int32.
+  template <int kBits>
+  struct Sums {
+    static constexpr int kFold = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+    Four<S8> high, low;
+    Four<I4> total;
+    void start(int32_t offset) {
+      high = low = Four<S8>{};
+      const I4 v = I4{} + (kBits < 8 ? offset : 0);
+      total = {v, v, v, v};
+    }
+    static Four<S8> add(const Four<S8>& sum, const Four<BytePairs>& weights, int32_t quad) {
+      const BytePairs x = spread(bits<S8>(I4{} + quad));
+      return each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
+    }
+    void add_high(const Four<BytePairs>& weights, int32_t quad) { high = add(high, weights, quad); }
+    void add_low(const Four<BytePairs>& weights, int32_t quad) { low = add(low, weights, quad); }
+    void fold() {
+      total = each([](I4 t, S8 h, S8 l) { return t + (sum_pairs(h) << kHighShift) + sum_pairs(l); }, total, high, low);
+      high = low = Four<S8>{};
+    }
+    Floats finish(int32_t /*offset, there from the start*/) const {
+      return each([](I4 t) { return __builtin_convertvector(t, F4); }, total);
+    }
+  };
+
+  /// f of each of 16 bytes.
+  template <class F>
+  static Floats from_bytes(const std::byte* from, F f) {
+    float values[16];
+    for (int i = 0; i < 16; ++i) values[i] = f(static_cast<uint8_t>(from[i]));
+    Floats floats;
+    std::memcpy(&floats, values, sizeof values);
+    return floats;
   }
-  static Floats finish4(const Sum4& high, const Sum4& low, int32_t offset) {
-    return each([&](S8 h, S8 l) { return __builtin_convertvector((sum_pairs(h) << kHighShift) + sum_pairs(l) + offset, F4); },
-                high, low);
+  static Floats load_i8(const std::byte* from) {
+    return from_bytes(from, [](uint8_t byte) { return static_cast<float>(static_cast<int8_t>(byte)); });
   }
-  // One product, at most 255 * 127, fits int16; the sum of two does not.
-  static Sum8 start8(int32_t offset) {
-    const I4 v = I4{} + offset;
-    return {v, v, v, v};
+  static Floats load_low_nibbles(const std::byte* from) {
+    return from_bytes(from, [](uint8_t byte) { return static_cast<float>(byte & 15); });
   }
-  static Sum8 dot8(const Sum8& sum, const Bytes& weights, int32_t quad) {
-    const BytePairs x = spread(quad);
-    return each([&](I4 s, const BytePairs& w) { return s + sum_pairs(w.even * x.even) + sum_pairs(w.odd * x.odd); }, sum,
-                weights);
+  static Floats load_high_nibbles(const std::byte* from) {
+    return from_bytes(from, [](uint8_t byte) { return static_cast<float>(byte >> 4); });
   }
-  static Floats finish8(const Sum8& high, const Sum8& low) {
-    return each([](I4 h, I4 l) { return __builtin_convertvector((h << kHighShift) + l, F4); }, high, low);
+  /// 2^(e - 128), zero for e < 2.
+  static Floats load_exponents(const std::byte* from) {
+    return from_bytes(from, [](uint8_t e) { return std::bit_cast<float>((e > 1 ? e - 1u : 0u) << 23); });
+  }
+
+  struct Pair {
+    Floats first, second;
+  };
+  /// The first and second bytes of 16 pairs: 2^-8 of their value.
+  static Pair load_e4m3_pairs(const std::byte* from) {
+    uint8_t codes[32];
+    std::memcpy(codes, from, sizeof codes);
+    const auto widen = [&](int at) {
+      const auto four = [&](int i) { return widen_e4m3(U4{codes[i], codes[i + 2], codes[i + 4], codes[i + 6]}); };
+      return Floats{four(at), four(at + 8), four(at + 16), four(at + 24)};
+    };
+    return {widen(0), widen(1)};
+  }
+  /// Without a subnormal on the way, which is slow.
+  static F4 widen_e4m3(U4 codes) {
+    const U4 magnitude = codes & 0x7fu;
+    const U4 normal = (magnitude << 20) + 0x38000000u;
+    const U4 tiny = bits<U4>(__builtin_convertvector(bits<I4>(magnitude), F4) * 0x1p-17f);
+    const U4 is_tiny = bits<U4>(magnitude < 8), is_nan = bits<U4>(magnitude == 0x7f);
+    return bits<F4>((codes & 0x80u) << 24 | (is_tiny & tiny) | (~is_tiny & normal) | (is_nan & 0x7fc00000u));
   }
 
   static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Portable>(x, out); }

@@ -1,0 +1,45 @@
+// Fills the kernel table of one instruction set. Included last by each linear_<isa>.cc.
+#pragma once
+
+#include <utility>
+
+#include "backend/cpu/linear_block_tile.h"
+#include "backend/cpu/linear_quantise.h"
+#include "backend/cpu/linear_tile.h"
+
+namespace pagoda::cpu {
+
+template <class Simd, int kRows, WeightFormat... kFormats>
+constexpr void fill_block_kernels(LinearKernels& kernels) {
+  ((kernels.tile[static_cast<int>(kFormats)][kRows - 1] = BlockKernel<Simd, kFormats>::template tile<kRows>), ...);
+}
+
+template <class Simd, int kRows>
+constexpr void fill_kernels(LinearKernels& kernels) {
+  auto set = [&](WeightFormat format, TileKernel kernel) { kernels.tile[static_cast<int>(format)][kRows - 1] = kernel; };
+  set(WeightFormat::f32, float_tile<Simd, WeightFormat::f32, kRows>);
+  set(WeightFormat::f16, float_tile<Simd, WeightFormat::f16, kRows>);
+  if constexpr (Simd::kRoundsToBf16) {
+    set(WeightFormat::bf16, bf16_tile<Simd, kRows>);
+  } else {
+    set(WeightFormat::bf16, widened_bf16_tile<Simd, kRows>);
+  }
+  set(WeightFormat::f8_e4m3, f8_tile<Simd, kRows>);
+  fill_block_kernels<Simd, kRows, WeightFormat::q8_0, WeightFormat::q4_0, WeightFormat::q4_1, WeightFormat::q5_0,
+                     WeightFormat::q5_1, WeightFormat::q2_k, WeightFormat::q3_k, WeightFormat::q4_k, WeightFormat::q5_k,
+                     WeightFormat::q6_k, WeightFormat::iq4_nl, WeightFormat::iq4_xs, WeightFormat::mxfp4, WeightFormat::int8,
+                     WeightFormat::int4>(kernels);
+}
+
+/// The table of one instruction set.
+template <class Simd>
+constexpr LinearKernels make_linear_kernels(Isa isa) {
+  LinearKernels kernels{isa, Simd::kTileRows, Simd::kRoundsToBf16, quantise_row<Simd>, nullptr, {}};
+  if constexpr (Simd::kRoundsToBf16) kernels.round_row = Simd::round_row;
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+    (fill_kernels<Simd, kIndex + 1>(kernels), ...);
+  }(std::make_integer_sequence<int, Simd::kTileRows>{});
+  return kernels;
+}
+
+}  // namespace pagoda::cpu
