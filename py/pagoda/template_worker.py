@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Any
 
 MAX_TEMPLATES = 16  # compiled ones that are kept; a model has one to three
-MAX_ERROR_CHARS = 2000  # a template chooses the text of its errors
+MAX_ERROR_CHARS = 500  # a template chooses the text of its errors
 
 
 class OutputTooLong(Exception):
