@@ -46,13 +46,15 @@ class LiteralSet:
 
     def replace(self, text: str, change: Callable[[str], str]) -> str:
         """Replaces each leftmost-longest occurrence by `change(occurrence)`."""
-        if self._head is None:
-            return text
+        return self.rewrite(text, inside=change, outside=lambda between: between)
+
+    def rewrite(self, text: str, inside: Callable[[str], str], outside: Callable[[str], str]) -> str:
+        """Replaces each leftmost-longest occurrence by `inside(occurrence)` and text between by `outside(text)`."""
         parts, done = [], 0
-        for match in self._head.finditer(text):
+        for match in self._head.finditer(text) if self._head is not None else ():
             start = match.start()
             if start < done or (found := self._match_at(text, start, match[1])) is None:
                 continue
-            parts += [text[done:start], change(found)]
+            parts += [outside(text[done:start]), inside(found)]
             done = start + len(found)
-        return "".join([*parts, text[done:]])
+        return "".join([*parts, outside(text[done:])])

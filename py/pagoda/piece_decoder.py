@@ -11,19 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pagoda.byte_level_bpe import byte_alphabet
 from pagoda.tokenizer_spec import TokenizerError
 
 _SUPPORTED = "ByteLevel, Metaspace, Replace (of a string), ByteFallback, Fuse, Strip (of leading characters), or none"
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: the printable character that stands for each of the 256 bytes."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet.update({chr(256 + i): byte for i, byte in enumerate(others)})
-    return alphabet
 
 
 _ALPHABET = byte_alphabet()

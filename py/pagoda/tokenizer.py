@@ -10,15 +10,18 @@ import json
 import logging
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from pagoda.charsmap import CharsMap
 from pagoda.gguf_tokenizer import read_gguf_metadata
 from pagoda.literals import LiteralSet
 from pagoda.piece_decoder import PieceDecoder
-from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, control_tokens, guarded, read_directory
+from pagoda.tokenizer_directory import read_directory
+from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, control_tokens, guarded, vocab_ids
 
 __all__ = ["ByteStream", "Tokenizer", "TokenizerError"]
 
@@ -45,14 +48,14 @@ class Tokenizer:
         self.source = spec.source
         self.chat_template = spec.chat_template
         self.pieces = PieceDecoder.from_spec(content.get("decoder"))
-        self._full = _load(content, spec.source)
+        charsmap = CharsMap(spec.charsmap, spec.source) if spec.charsmap else None
+        self._full = _Engine(content, spec.source, charsmap)
         self.control_tokens = tuple(control_tokens(content, (spec.bos_token, spec.eos_token)))
         key = secrets.token_hex(8)
         self._renamed = {token: f"<{key}:{token}>" for token in self.control_tokens}
-        self._guarded = _load(guarded(content, self._renamed), spec.source)
-        added: dict[int, Any] = self._full.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._added_literals = LiteralSet(token.content for token in added.values())
+        self._guarded = _Engine(guarded(content, self._renamed), spec.source, charsmap)
+        self._special_ids = frozenset(i for i, token in self._full.added.items() if token.special)
+        self._added_literals = self._full.literals
         # A single character cannot be protected in its middle, so it is a control token only for parse_special.
         self._writable = {old: new for old, new in self._renamed.items() if len(old) > 1}
         self.bos_token, self.eos_token = spec.bos_token, spec.eos_token
@@ -60,18 +63,17 @@ class Tokenizer:
         self.eos_token_id = self._id_of("eos_token", spec.eos_token)
         extra = [self._id_of("end-of-turn token", token) for token in spec.extra_eos_tokens]
         self.eos_token_ids = sorted({i for i in (self.eos_token_id, *extra) if i is not None})
-        self.vocab_size = max(self._full.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocab = vocab_ids(content["model"]["vocab"])
+        self.vocab_size = max([*vocab.values(), *self._full.added], default=-1) + 1
         self._bytes_cache: dict[int, bytes] = {}
-        starts_with_bos = self._guarded.encode("").ids[:1] == [self.bos_token_id]
-        add_bos = starts_with_bos if spec.add_bos is None else spec.add_bos and self.bos_token_id is not None
-        self.adds_bos = add_bos
-        missing = self.bos_token_id if add_bos and not starts_with_bos else None
-        self._prepend_bos: list[int] = [] if missing is None else [missing]
-        self._drop_bos = starts_with_bos and not add_bos
+        around = self._guarded.encode("", add_special_tokens=True)
+        self._bos = _Edge.of(self.bos_token_id, around[:1], spec.add_bos)
+        self._eos = _Edge.of(self.eos_token_id, around[1:] if self._bos.written else around[-1:], spec.add_eos)
+        self.adds_bos = self._bos.wanted
 
     @classmethod
     def from_directory(cls, path: str | Path) -> Tokenizer:
-        """From a directory in Hugging Face layout (tokenizer.json and, when there, tokenizer_config.json, ...)."""
+        """From a directory in Hugging Face layout (tokenizer.json, tekken.json, tokenizer.model or *.tiktoken)."""
         return cls(read_directory(path))
 
     @classmethod
@@ -88,7 +90,7 @@ class Tokenizer:
         """
         _require_unicode(text)
         engine = self._full if parse_special else self._guarded
-        return self._with_bos(engine.encode(text, add_special_tokens=add_special_tokens).ids, add_special_tokens)
+        return self._with_edges(engine.encode(text, add_special_tokens), add_special_tokens)
 
     def encode_protected(self, text: str, protector: str, add_special_tokens: bool = False) -> list[int]:
         """Like encode(parse_special=True), but for control tokens that have the character `protector` inside them.
@@ -97,7 +99,7 @@ class Tokenizer:
         """
         _require_unicode(text)
         text = self._added_literals.replace(text, lambda found: self._writable.get(found, found)).replace(protector, "")
-        return self._with_bos(self._guarded.encode(text, add_special_tokens=add_special_tokens).ids, add_special_tokens)
+        return self._with_edges(self._guarded.encode(text, add_special_tokens), add_special_tokens)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`; special tokens are left out or written as their content."""
@@ -121,13 +123,11 @@ class Tokenizer:
         """The vocabulary's own spelling ("Ġthe", "▁the", "<0x0A>"); None for an id without a token."""
         if token_id < 0 or token_id > 0xFFFFFFFF:
             raise TokenizerError(f"token id must be in [0, {self.vocab_size - 1}], got {token_id}")
-        piece: str | None = self._full.id_to_token(token_id)
-        return piece
+        return self._full.piece(token_id)
 
     def token_id(self, piece: str) -> int | None:
         """The id of a vocabulary entry or added token by its own spelling; None when there is none."""
-        found: int | None = self._full.token_to_id(piece)
-        return found
+        return self._full.token_id(piece)
 
     def is_special(self, token_id: int) -> bool:
         """Whether `skip_special_tokens` leaves this token out."""
@@ -156,10 +156,54 @@ class Tokenizer:
             raise TokenizerError(f"{self.source}: {what} {token!r} is not in the tokenizer's vocabulary")
         return found
 
-    def _with_bos(self, ids: list[int], add_special_tokens: bool) -> list[int]:
+    def _with_edges(self, ids: list[int], add_special_tokens: bool) -> list[int]:
         if not add_special_tokens:
             return ids
-        return [*self._prepend_bos, *ids] if not self._drop_bos else ids[1:]
+        if self._bos.written and not self._bos.wanted:
+            ids = ids[1:]
+        if self._eos.written and not self._eos.wanted:
+            ids = ids[:-1]
+        return [*self._bos.missing, *ids, *self._eos.missing]
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """BOS or EOS around a text: whether the post-processor writes it, and whether it is wanted."""
+
+    written: bool
+    wanted: bool
+    missing: list[int]  # what is wanted and not written
+
+    @classmethod
+    def of(cls, token_id: int | None, found: list[int], wish: bool | None) -> _Edge:
+        """`found`: what the post-processor puts at this edge; `wish`: None = leave it at that."""
+        written = token_id is not None and found[:1] == [token_id]
+        wanted = written if wish is None else wish and token_id is not None
+        return cls(written, wanted, [token_id] if token_id is not None and wanted and not written else [])
+
+
+class _Engine:
+    """One instance of the library, with the normalisation rules that go before it. Thread-safe."""
+
+    def __init__(self, content: dict[str, Any], source: str, charsmap: CharsMap | None) -> None:
+        self._library = _load(content, source)
+        self._charsmap = charsmap
+        self.added: dict[int, Any] = self._library.get_added_tokens_decoder()
+        self.literals = LiteralSet(token.content for token in self.added.values())
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if self._charsmap is not None:
+            text = self._charsmap.normalize(text, self.literals)
+        ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def piece(self, token_id: int) -> str | None:
+        found: str | None = self._library.id_to_token(token_id)
+        return found
+
+    def token_id(self, piece: str) -> int | None:
+        found: int | None = self._library.token_to_id(piece)
+        return found
 
 
 class ByteStream:
@@ -200,7 +244,7 @@ class ByteStream:
 
 def _load(content: dict[str, Any], source: str) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(content))
+        return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{source}: the tokenizer does not load: {error}") from error
 
