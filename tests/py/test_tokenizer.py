@@ -109,6 +109,26 @@ def test_add_bos_token_adds_bos_where_the_post_processor_does_not(tmp_path: Path
     assert tokenizer.encode("fox", add_special_tokens=False)[0] != 1
 
 
+def test_add_eos_token_adds_eos_and_takes_away_what_the_post_processor_adds(tmp_path: Path) -> None:
+    assert Tokenizer.from_directory(write_directory(tmp_path, {"add_eos_token": True})).encode("fox")[-1] == 2
+    sequence = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}]
+    entry = {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]}
+    pair = [*sequence, {"Sequence": {"id": "B", "type_id": 0}}]
+    processor = {
+        "type": "TemplateProcessing",
+        "single": sequence,
+        "pair": pair,
+        "special_tokens": {"<|im_end|>": entry},
+    }
+    kept = Tokenizer.from_directory(write_directory(tmp_path, post_processor=processor))
+    plain = kept.encode("fox", add_special_tokens=False)
+    assert kept.encode("fox") == [*plain, 2]
+    dropped = Tokenizer.from_directory(write_directory(tmp_path, {"add_eos_token": False}, post_processor=processor))
+    assert dropped.encode("fox") == plain
+    both = {"add_bos_token": True, "add_eos_token": True}
+    assert Tokenizer.from_directory(write_directory(tmp_path, both)).encode("fox") == [1, *plain, 2]
+
+
 def test_truncation_saved_in_tokenizer_json_never_cuts_a_prompt(tmp_path: Path) -> None:
     cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     tokenizer = Tokenizer.from_directory(write_directory(tmp_path, truncation=cut))
@@ -168,8 +188,8 @@ def test_a_lone_surrogate_is_refused_with_its_position(tokenizer: Tokenizer) -> 
 def test_a_missing_tokenizer_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is missing; .*skip_tokenizer"):
         Tokenizer.from_directory(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"x")
-    with pytest.raises(TokenizerError, match=r"found only tokenizer\.model; convert"):
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(TokenizerError, match=r"looked for .*tekken\.json, tokenizer\.model .*found only vocab\.json"):
         Tokenizer.from_directory(tmp_path)
 
 
@@ -194,6 +214,20 @@ def test_a_decoder_that_is_not_per_piece_is_refused(tmp_path: Path) -> None:
     write_directory(tmp_path, decoder={"type": "WordPiece", "prefix": "##", "cleanup": True})
     with pytest.raises(TokenizerError, match=r"WordPiece.* is not supported; supported: ByteLevel"):
         Tokenizer.from_directory(tmp_path)
+
+
+@pytest.mark.parametrize("decoder", [{"type": "CTC"}, {"type": "Replace", "pattern": {"Regex": "a+"}, "content": ""}])
+def test_other_decoders_that_are_not_per_piece_are_refused(tmp_path: Path, decoder: dict[str, object]) -> None:
+    write_directory(tmp_path, decoder=decoder)
+    with pytest.raises(TokenizerError, match=r"decoder step .* is not supported; supported: ByteLevel"):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_a_corrupt_added_token_is_named(tmp_path: Path) -> None:
+    for entry in ("text", {}, {"content": 5}):
+        write_directory(tmp_path, {"added_tokens_decoder": {"7": entry}})
+        with pytest.raises(TokenizerError, match=r"added_tokens_decoder\.7: expected a content"):
+            Tokenizer.from_directory(tmp_path)
 
 
 def test_auto_map_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -69,6 +69,12 @@ def test_pre_tokenizers_split_as_their_families_do(pre: str, words: list[str]) -
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_add_eos_token_is_honoured() -> None:
+    metadata = {**byte_level_gguf(), "tokenizer.ggml.add_eos_token": True, "tokenizer.ggml.add_bos_token": True}
+    ids = Tokenizer.from_gguf(metadata).encode("fox")
+    assert (ids[0], ids[-1]) == (1, 2)
+
+
 def test_llama3_adds_bos_unless_the_file_says_otherwise() -> None:
     metadata = byte_level_gguf("llama-bpe")
     assert Tokenizer.from_gguf(metadata).encode("fox")[0] != 1
@@ -146,8 +152,16 @@ def _broken(key: str, value: Any) -> dict[str, Any]:
     ("key", "value", "message"),
     [
         ("tokenizer.ggml.model", None, "model is missing"),
-        ("tokenizer.ggml.model", "t5", r"'t5' is not supported; supported: gpt2 .*, llama"),
-        ("tokenizer.ggml.pre", "tekken", r"'tekken' is not supported; supported: default, gpt-2, llama-bpe"),
+        (
+            "tokenizer.ggml.model",
+            "bert",
+            r"'bert' is not supported \(WordPiece .*encoders.*\); supported: gpt2 .*, llama",
+        ),
+        ("tokenizer.ggml.model", "rwkv", r"'rwkv' is not supported \(RWKV's"),
+        ("tokenizer.ggml.model", "plamo2", r"'plamo2' is not supported; supported: gpt2"),
+        ("tokenizer.ggml.model", ["gpt2"], r"\['gpt2'\] is not supported"),
+        ("tokenizer.ggml.pre", "novel", r"'novel' is not supported; supported: .*command-r, .*gpt-2, .*llama-bpe"),
+        ("tokenizer.ggml.pre", ["qwen2"], r"\['qwen2'\] is not supported"),
         ("tokenizer.ggml.tokens", [], "tokens must be a non-empty list"),
         ("tokenizer.ggml.tokens", [3], "tokens must be a non-empty list"),
         ("tokenizer.ggml.token_type", [1], "token_type must have 450 entries like tokens, got 1"),
@@ -166,6 +180,22 @@ def test_a_token_that_occurs_twice_is_named() -> None:
     metadata = byte_level_gguf()
     metadata["tokenizer.ggml.tokens"][7] = metadata["tokenizer.ggml.tokens"][8]
     with pytest.raises(TokenizerError, match=r"tokens holds .* twice"):
+        Tokenizer.from_gguf(metadata)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scores", ["x"] * 323, "scores must be numbers"),
+        ("scores", [float("inf")] * 323, r"pieces\[0\]\.score: found inf"),
+        ("unknown_token_id", 999, r"unknown_token_id must be in \[0, 322\], got 999"),
+        ("precompiled_charsmap", ["x"], "precompiled_charsmap must be an array of bytes"),
+        ("precompiled_charsmap", [1, 2], r"precompiled_charsmap: offset 0: found a trie of 0 bytes"),
+    ],
+)
+def test_sentencepiece_metadata_that_does_not_fit_is_refused(key: str, value: Any, message: str) -> None:
+    metadata = {**sentencepiece_gguf(), f"tokenizer.ggml.{key}": value}
+    with pytest.raises(TokenizerError, match=message):
         Tokenizer.from_gguf(metadata)
 
 
