@@ -6,10 +6,11 @@ token. Called by client.py, llm.py, the server, chat_template.py and detokenizer
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,7 @@ class _Engine:
     """One instance of the library, with the normalisation rules that go before it. Thread-safe."""
 
     def __init__(self, content: dict[str, Any], source: str, charsmap: CharsMap | None) -> None:
+        self._source = source
         self._library = _load(content, source)
         self._charsmap = charsmap
         self.added: dict[int, Any] = self._library.get_added_tokens_decoder()
@@ -194,7 +196,8 @@ class _Engine:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if self._charsmap is not None:
             text = self._charsmap.normalize(text, self.literals)
-        ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
+        with _panic_as_error(self._source):
+            ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def piece(self, token_id: int) -> str | None:
@@ -244,9 +247,23 @@ class ByteStream:
 
 def _load(content: dict[str, Any], source: str) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+        with _panic_as_error(source):
+            return tokenizers.Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    except TokenizerError:
+        raise
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{source}: the tokenizer does not load: {error}") from error
+
+
+@contextlib.contextmanager
+def _panic_as_error(source: str) -> Iterator[None]:
+    """The library panics on some files that are damaged; its exception for that is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{source}: the tokenizer is damaged: {error}") from None
 
 
 def _require_unicode(text: str) -> None:

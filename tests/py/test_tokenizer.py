@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import struct
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,13 @@ def test_merges_outside_the_vocabulary_are_reported_with_the_directory(tmp_path:
     write_directory(tmp_path, model=model)
     with pytest.raises(TokenizerError, match=r"does not load: .*nowhere"):
         Tokenizer.from_directory(tmp_path)
+
+
+@pytest.mark.parametrize("rules", [b"", struct.pack("<III", 8, 0xFFFFFFFF, 0x80000005) + b"abc"])
+def test_a_file_on_which_the_library_panics_is_refused_as_any_other(tmp_path: Path, rules: bytes) -> None:
+    step = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(rules).decode()}
+    with pytest.raises(TokenizerError, match=r": the tokenizer is damaged: "):
+        Tokenizer.from_directory(write_directory(tmp_path, normalizer=step)).encode("abc")
 
 
 def test_a_decoder_that_is_not_per_piece_is_refused(tmp_path: Path) -> None:
