@@ -29,7 +29,8 @@ void layer_norm_row(float* out, const float* x, const Norm& norm, int64_t n) {
     squares = S::fma(v, v, squares);
   });
   const float rest = S::sum(rests) / static_cast<float>(n);
-  const V inverse = S::set(inverse_rms<S>(squares, n, norm.eps - rest * rest));
+  const float variance = S::sum(squares) / static_cast<float>(n) - rest * rest;  // below 0 by rounding; NaN stays NaN
+  const V inverse = S::set(1.0f / __builtin_sqrtf((variance < 0 ? 0 : variance) + norm.eps));
   for_vectors(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
     const V v = S::mul(S::sub(S::sub(load_some<S>(x + i, lanes), mean), S::set(rest)), inverse);
     const V bias = norm.bias ? load_some<S>(norm.bias + i, lanes) : S::zero();
