@@ -68,7 +68,12 @@ class ChatTemplate:
         """The template that came with the model; None when there is none."""
         if tokenizer.chat_template is None:
             return None
-        return cls(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
+        return cls.with_tokens_of(tokenizer, tokenizer.chat_template)
+
+    @classmethod
+    def with_tokens_of(cls, tokenizer: Tokenizer, source: str | Mapping[str, str]) -> ChatTemplate:
+        """A template for the model of `tokenizer`, whose tokens it knows by name."""
+        return cls(source, tokenizer.bos_token, tokenizer.eos_token, special_tokens=tokenizer.further_tokens)
 
     def render(
         self,

@@ -59,6 +59,7 @@ def read_gguf_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
         source=_SOURCE,
         bos_token=bos,
         eos_token=eos,
+        further_tokens=_further_tokens(metadata, tokens),
         extra_eos_tokens=[token for token in extra if token is not None],
         add_bos=bool(metadata.get(_PREFIX + "add_bos_token", bos_default)),
         add_eos=bool(metadata.get(_PREFIX + "add_eos_token", kind == "t5")),
@@ -152,6 +153,19 @@ def _token_at(metadata: Mapping[str, Any], key: str, tokens: list[str]) -> str |
     if not isinstance(token_id, int) or not 0 <= token_id < len(tokens):
         raise TokenizerError(f"{_SOURCE}: {_PREFIX}{key} must be in [0, {len(tokens) - 1}], got {token_id}")
     return tokens[token_id]
+
+
+def _further_tokens(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, str]:
+    """Tokens that chat templates may name. Nothing else reads them, so that ids outside the vocabulary are left out."""
+    keys = {
+        "unk_token": "unknown_token_id",
+        "sep_token": "seperator_token_id",  # GGUF's spelling
+        "pad_token": "padding_token_id",
+        "cls_token": "cls_token_id",
+        "mask_token": "mask_token_id",
+    }
+    ids = {name: metadata.get(_PREFIX + key) for name, key in keys.items()}
+    return {name: tokens[i] for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)}
 
 
 def _added_tokens(tokens: list[str], types: list[int], named: list[str | None]) -> list[dict[str, Any]]:

@@ -75,4 +75,4 @@ def generation_defaults(directory: Path) -> dict[str, Any]:
 
 def _template_from(path: str, tokenizer: Tokenizer) -> ChatTemplate:
     source = Path(path).read_text(encoding="utf-8")
-    return ChatTemplate(source, tokenizer.bos_token, tokenizer.eos_token)
+    return ChatTemplate.with_tokens_of(tokenizer, source)

@@ -60,6 +60,7 @@ class Tokenizer:
         # A single character cannot be protected in its middle, so it is a control token only for parse_special.
         self._writable = {old: new for old, new in self._renamed.items() if len(old) > 1}
         self.bos_token, self.eos_token = spec.bos_token, spec.eos_token
+        self.further_tokens = dict(spec.further_tokens)
         self.bos_token_id = self._id_of("bos_token", spec.bos_token)
         self.eos_token_id = self._id_of("eos_token", spec.eos_token)
         extra = [self._id_of("end-of-turn token", token) for token in spec.extra_eos_tokens]

@@ -64,6 +64,8 @@ def read_directory(path: str | Path) -> TokenizerSpec:
         spec = _from_vocabulary(_find_vocabulary(root), beside)
     if "auto_map" in beside.config:
         logger.warning("%s: auto_map is ignored: code from a model directory is never run", root)
+    further = {name: beside.token(name) for name in _NAMED_TOKENS if name not in ("bos_token", "eos_token")}
+    spec.further_tokens = {name: token for name, token in further.items() if token is not None}
     spec.chat_template = _read_chat_template(root, beside.config)
     return spec
 

@@ -29,6 +29,7 @@ class TokenizerSpec:
     source: str  # for error texts: a directory, or "GGUF metadata"
     bos_token: str | None = None
     eos_token: str | None = None
+    further_tokens: dict[str, str] = field(default_factory=dict)  # by the name that templates use: "pad_token", ...
     extra_eos_tokens: list[str] = field(default_factory=list)  # end-of-turn tokens that also end a generation
     add_bos: bool | None = None  # None: whatever the post-processor does
     add_eos: bool | None = None  # likewise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from text_tokenizers import byte_level
+from text_tokenizers import byte_level, byte_level_gguf, write_directory
 from transformers import PreTrainedTokenizerFast
 
 from pagoda.chat_template import ChatTemplate, TemplateError
+from pagoda.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "hi <é>"}]
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -101,6 +103,22 @@ def test_templates_find_what_transformers_offers(
             template.render(USER, chat_template=source, **options)
     else:
         assert template.render(USER, chat_template=source, **options) == text
+
+
+def test_templates_know_the_further_tokens_of_a_models_files(tmp_path: Path) -> None:
+    source = "{{ bos_token }} {{ pad_token }} {{ unk_token }} {{ sep_token is defined }}"
+    config = {"chat_template": source, "pad_token": {"content": "<|endoftext|>"}, "unk_token": "<|im_start|>"}
+    metadata = byte_level_gguf() | {
+        "tokenizer.chat_template": source,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.seperator_token_id": 4294967295,
+    }
+    for tokenizer in (Tokenizer.from_directory(write_directory(tmp_path, config)), Tokenizer.from_gguf(metadata)):
+        template = ChatTemplate.for_tokenizer(tokenizer)
+        assert template is not None
+        assert template.render(USER) == "<|im_start|> <|endoftext|> <|im_start|> False"
+        template.close()
 
 
 def test_a_token_that_the_model_lacks_is_undefined() -> None:
