@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "complete": "continue one prompt",
     "pull": "fetch a model into the cache",
+    "models": "list, inspect, verify and remove models",
     "plan": "print the memory plan of a model without loading it",
     "doctor": "check this machine and this installation",
     "config": "show the configuration in use",

@@ -22,7 +22,7 @@ from pagoda.config import Config, DeviceError, SamplingParams
 from pagoda.generation import Logprob, RequestState, TokenEvent
 from pagoda.loaded_model import LoadedModel
 from pagoda.model_text import load_model_text
-from pagoda.models import resolve
+from pagoda.models import ModelFiles, resolve
 from pagoda.tokenizer import Tokenizer
 
 __all__ = ["EngineClient", "Logprob", "TokenEvent", "load_model"]
@@ -58,6 +58,30 @@ def load_model(config: Config) -> LoadedModel:
         engine.stop()
         raise
     return LoadedModel(config.model.served_name or files.name, engine, text, defaults)
+
+
+def inspect_text(files: ModelFiles) -> dict[str, Any]:
+    """What the model's files say about text, without its weights.
+
+    Keys: tokenizer (what it is, or why it cannot be used), num_tokens (None when it cannot), adds_bos, and
+    chat_template (the source of the default one, None without any).
+    """
+    metadata = _core.gguf_metadata(str(files.path)) if files.kind == "gguf" else None
+    try:
+        text = load_model_text(files, metadata)
+    except (ValueError, OSError) as error:
+        return {"tokenizer": f"not usable: {error}", "num_tokens": None, "adds_bos": False, "chat_template": None}
+    tokenizer, template = text.tokenizer, text.chat_template
+    assert tokenizer is not None
+    source = None if template is None else template.source_for(None)
+    if template is not None:
+        template.close()
+    return {
+        "tokenizer": tokenizer.source,
+        "num_tokens": tokenizer.vocab_size,
+        "adds_bos": tokenizer.adds_bos,
+        "chat_template": source,
+    }
 
 
 class _Stream:

@@ -50,8 +50,10 @@ __all__ = [
     "SamplingParams",
     "Setting",
     "config_schema",
+    "inspect_model",
     "load_config",
     "plan_memory",
+    "scan_weights",
     "system_info",
 ]
 
@@ -111,6 +113,25 @@ def plan_memory(path: str | Path, options: EngineOptions) -> dict[str, Any]:
     cannot be read or does not fit.
     """
     return dict(_core.plan_memory(str(path), options))
+
+
+def inspect_model(path: str | Path, weight_format: str = "auto") -> dict[str, Any]:
+    """What the checkpoint at `path` holds and what the engine makes of it; reads headers only.
+
+    Keys: architecture, refusal (why it cannot be run, "" if it can), quantisation, warnings, tensors (name, type,
+    shape, bytes); without a refusal also facts, matrices (layer, name, rows, cols, formats, bytes), num_parameters,
+    num_active_parameters, packed_bytes, max_context. Raises InvalidArgument when its files cannot be read.
+    """
+    return dict(_core.inspect_model(str(path), weight_format))
+
+
+def scan_weights(path: str | Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Reads all weights at `path`, looking for NaN, infinity and matrices of nothing but zeros.
+
+    Keys: faults (tensor, num_nan, num_inf, first, all_zero), num_tensors, num_skipped (integers), bytes.
+    `progress(done, total)` hears of bytes. Raises InvalidArgument when the files cannot be read.
+    """
+    return dict(_core.scan_weights(str(path), 0, progress))
 
 
 def system_info() -> dict[str, Any]:

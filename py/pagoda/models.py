@@ -32,7 +32,16 @@ _CHUNK = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _LFS_HEAD = b"version https://git-lfs"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*"]
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json", "tokenizer_config.json")
+_HUB_FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "*.tiktoken",
+    "tokenizer.model",
+    "tiktoken.model",
+    "additional_chat_templates/*",
+]
 
 
 class ModelError(ValueError):
@@ -227,7 +236,7 @@ def _resolve_directory(path: Path, name: str) -> ModelFiles:
     except OSError as error:
         raise ModelError(f"{path}: cannot be listed: {error.strerror}") from error
     if not files:
-        raise ModelError(f"{path}: the directory is empty; expected config.json, tokenizer.json and *.safetensors")
+        raise ModelError(f"{path}: the directory is empty; expected config.json, *.safetensors and a tokenizer")
     ggufs = [file for file in files if file.suffix == ".gguf"]
     config = path / "config.json"
     if not config.exists() and not config.is_symlink():
@@ -237,7 +246,7 @@ def _resolve_directory(path: Path, name: str) -> ModelFiles:
         hint = f"; it holds several .gguf files, name one of them: {', '.join(g.name for g in ggufs)}" if ggufs else ""
         raise ModelError(f"{path}: config.json is missing{hint}")
     for file in files:
-        if file.name in ("config.json", "tokenizer.json", "tokenizer_config.json") or file.suffix == ".safetensors":
+        if file.name in ("config.json", *_TOKENIZERS) or file.suffix in (".safetensors", ".tiktoken"):
             _check_file(file)
     _warn_of_code(config)
     if not any(file.suffix == ".safetensors" for file in files):
@@ -279,10 +288,7 @@ def _warn_of_code(config: Path) -> None:
 def _pickle_hint(path: Path) -> str:
     if path.suffix not in _PICKLES:
         return ""
-    return (
-        f"pickle formats ({path.name}) are not loaded; convert with transformers: "
-        "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR) writes safetensors; "
-    )
+    return f"pickle formats ({path.name}) are not loaded; convert with `enginectl convert {path.parent} OUT`; "
 
 
 def _fetch_from_hub(model_id: str) -> Path:
