@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from enginectl.console import size_text, styled
+from enginectl.inspection import fault_text
 from enginectl.ports import check_address
 from enginectl.serve import device_text
 from enginectl.session import open_client
-from pagoda.config import SamplingParams, load_config, system_info
-from pagoda.models import ALIASES, cache_path
+from pagoda.config import SamplingParams, load_config, scan_weights, system_info
+from pagoda.models import ALIASES, cache_path, resolve
 
 DEPENDENCIES = ("aiohttp", "jinja2", "pyyaml", "tokenizers", "tqdm")
 CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")
@@ -46,12 +47,16 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `enginectl doctor`."""
     parser.add_argument("--json", action="store_true", default=False, help="print the findings as one JSON object")
+    parser.add_argument(
+        "--check-weights", metavar="MODEL", default=None, help="read all weights of MODEL for NaN and infinity instead"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs every check; one that raises counts as failed and the others still run."""
     findings = []
-    for name, check in CHECKS.items():
+    checks = CHECKS if args.check_weights is None else {"weights": lambda: check_weights(args.check_weights)}
+    for name, check in checks.items():
         for finding in _guarded(name, check):
             findings.append(finding)
             if not args.json:
@@ -175,6 +180,14 @@ def check_generation() -> Iterator[tuple[str, str]]:
         yield "ok", f"one token on {device}: loaded in {ready - start:.2f} s, made in {time.monotonic() - ready:.2f} s"
     else:
         yield "failed", f"expected one token, got {len(tokens)}"
+
+
+def check_weights(model: str) -> Iterator[tuple[str, str]]:
+    """Every number of a model's weights."""
+    scan = scan_weights(resolve(model).path)
+    for fault in scan["faults"]:
+        yield "warning" if fault["all_zero"] else "failed", fault_text(fault)
+    yield "ok", f"{scan['num_tensors']:,} tensors, {size_text(scan['bytes'])} read"
 
 
 def _cpu_flags() -> list[str]:

@@ -42,7 +42,7 @@ def render_verification(name: str, result: Verification) -> str:
     scan = result.scan
     size = size_text(scan["bytes"])
     lines = [f"weights: {scan['num_tensors']:,} tensors, {size} read; {scan['num_skipped']:,} of integers"]
-    lines += [f"  {_fault_text(fault)}" for fault in scan["faults"][:_NUM_FAULTS]]
+    lines += [f"  {fault_text(fault)}" for fault in scan["faults"][:_NUM_FAULTS]]
     if len(scan["faults"]) > _NUM_FAULTS:
         lines.append(f"  and {len(scan['faults']) - _NUM_FAULTS} more tensors")
     found = result.comparison
@@ -104,7 +104,8 @@ def _text_lines(text: Mapping[str, Any]) -> list[str]:
     return [tokenizer, f"chat template: {len(template):,} characters", *(f"  {line}" for line in shown), *more]
 
 
-def _fault_text(fault: Mapping[str, Any]) -> str:
+def fault_text(fault: Mapping[str, Any]) -> str:
+    """One row of `scan_weights`'s faults."""
     if fault["all_zero"]:
         return f"{fault['tensor']}: all zeros"
     return (

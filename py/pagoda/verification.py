@@ -27,6 +27,7 @@ TEXTS = (
     '{"name": "pagoda", "sizes": [1, 2, 3, 5, 8, 13], "nested": {"ok": true, "none": null}}',
 )
 NUM_GREEDY = 16
+MAX_LENGTH = 512
 # Mean absolute difference of log probabilities that arithmetic alone explains, by the coarsest format in use.
 _PLAIN_LIMIT, _ROUNDED_LIMIT = 1e-3, 3e-2
 _PLAIN = {"f32", "f16"}
@@ -83,7 +84,7 @@ def verify(files: ModelFiles, progress: Callable[[int, int], None] | None = None
     except Exception as error:  # transformers raises what its many loaders raise
         reason = (str(error).strip().splitlines() or [""])[0]
         return Verification(scan, None, f"transformers cannot load the model: {type(error).__name__}: {reason}")
-    return Verification(scan, _compare(files, reference, limit_for(listing["matrices"])), "")
+    return Verification(scan, _compare(files, reference, listing), "")
 
 
 def limit_for(matrices: Sequence[dict[str, Any]]) -> float:
@@ -97,7 +98,9 @@ def limit_for(matrices: Sequence[dict[str, Any]]) -> float:
 def _load_reference(files: ModelFiles) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     place = {"gguf_file": files.path.name} if files.kind == "gguf" else {}
     directory = files.path.parent if files.kind == "gguf" else files.path
     model = AutoModelForCausalLM.from_pretrained(
@@ -106,12 +109,13 @@ def _load_reference(files: ModelFiles) -> Any:
     return model.eval()
 
 
-def _compare(files: ModelFiles, reference: Any, limit: float) -> Comparison:
+def _compare(files: ModelFiles, reference: Any, listing: dict[str, Any]) -> Comparison:
     import torch
 
+    limit = limit_for(listing["matrices"])
     differences: list[float] = []
     equal = total = 0
-    with _open(files.path) as llm, torch.inference_mode():
+    with _open(files.path, min(MAX_LENGTH, listing["max_context"])) as llm, torch.inference_mode():
         for prompt in _prompts(llm):
             output = llm.generate(
                 [prompt],
@@ -134,8 +138,8 @@ def _compare(files: ModelFiles, reference: Any, limit: float) -> Comparison:
     return Comparison(len(differences), mean, worst, limit, equal, total)
 
 
-def _open(path: Path) -> LLM:
-    options: dict[str, Any] = {"kv_cache_dtype": "f32", "max_model_len": 512, "max_num_seqs": 1}
+def _open(path: Path, max_model_len: int) -> LLM:
+    options: dict[str, Any] = {"kv_cache_dtype": "f32", "max_model_len": max_model_len, "max_num_seqs": 1}
     try:
         return LLM(str(path), **options)
     except TokenizerError:
@@ -143,8 +147,9 @@ def _open(path: Path) -> LLM:
 
 
 def _prompts(llm: LLM) -> list[list[int]]:
-    """The texts as token ids; without a tokenizer ids spread over the vocabulary."""
+    """The texts as token ids, cut to the context; without a tokenizer ids spread over the vocabulary."""
+    facts = llm.describe()
     if llm.tokenizer is not None:
-        return [llm.tokenizer.encode(text) for text in TEXTS]
-    vocab = int(llm.describe()["vocab_size"])
+        return [llm.tokenizer.encode(text)[: facts["max_model_len"] - NUM_GREEDY] for text in TEXTS]
+    vocab = int(facts["vocab_size"])
     return [[(start + 7919 * i) % vocab for i in range(32)] for start in range(3, 3 + len(TEXTS))]
