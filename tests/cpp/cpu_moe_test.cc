@@ -165,21 +165,21 @@ TEST(CpuRoute, no_tokens_leave_every_expert_empty) {
   arrays.expect_ends_untouched();
 }
 
-/// Stored rows with random values that are small enough for sums to stay finite.
+/// Stored rows of random bytes with small scales, so that sums stay finite.
 std::vector<std::byte> random_rows(WeightFormat format, int64_t rows, int64_t cols, unsigned seed) {
   std::mt19937 generator(seed);
   std::vector<std::byte> stored(static_cast<size_t>(rows) * weight_row_bytes(format, cols));
   const std::vector<float> values = test::random_floats(stored.size(), seed, 0.1f);
   const WeightFormatInfo info = weight_format_info(format);
   for (size_t at = 0; at < stored.size(); at += info.block_bytes) {
-    for (size_t i = 0; i < info.block_bytes; ++i) stored[at + i] = static_cast<std::byte>(generator());
+    for (size_t i = 0; i < info.block_bytes; ++i) stored[at + i] = static_cast<std::byte>(generator() & 0xfeu);  // no f8 NaN
     const uint16_t half = format == WeightFormat::bf16 ? float_to_bf16(values[at]) : float_to_f16(values[at]);
-    if (format == WeightFormat::f32) {
+    if (format == WeightFormat::f32 || format == WeightFormat::f8_e4m3) {
       std::memcpy(&stored[at], &values[at], 4);
     } else {
       std::memcpy(&stored[at], &half, 2);
     }
-    if (format == WeightFormat::q4_1) std::memcpy(&stored[at + 2], &half, 2);
+    if (format == WeightFormat::q4_1 || format == WeightFormat::q4_k) std::memcpy(&stored[at + 2], &half, 2);
   }
   return stored;
 }
@@ -274,10 +274,15 @@ void expect_plain_bits(const ProductCase& test, const std::string& isa, int num_
 
 TEST(CpuGroupedLinear, a_row_has_the_bits_of_a_plain_product_with_its_expert) {
   for (const std::string& isa : test::available_isas()) {
-    for (const WeightFormat format :
-         {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16, WeightFormat::q8_0, WeightFormat::q4_1}) {
+    for (const auto& [format, cols] : {std::pair{WeightFormat::f32, 35},
+                                       {WeightFormat::f16, 96},
+                                       {WeightFormat::bf16, 97},
+                                       {WeightFormat::q8_0, 96},
+                                       {WeightFormat::q4_1, 96},
+                                       {WeightFormat::q4_k, 256},
+                                       {WeightFormat::f8_e4m3, 96}}) {
       for (const auto& [num_tokens, num_threads] : {std::pair{1, 2}, {9, 1}, {70, 3}}) {
-        expect_plain_bits({8, 3, num_tokens, {{format, 20}, {format, 20}}, 96}, isa, num_threads);
+        expect_plain_bits({8, 3, num_tokens, {{format, 20}, {format, 20}}, cols}, isa, num_threads);
       }
     }
   }
@@ -288,6 +293,7 @@ TEST(CpuGroupedLinear, one_choice_all_experts_and_parts_of_two_formats_give_the_
     expect_plain_bits({3, 1, 10, {{WeightFormat::q4_1, 33}}, 64}, isa, 2);
     expect_plain_bits({5, 5, 7, {{WeightFormat::f16, 16}}, 33}, isa, 2);
     expect_plain_bits({4, 2, 30, {{WeightFormat::q8_0, 17}, {WeightFormat::bf16, 31}}, 160}, isa, 2);
+    expect_plain_bits({4, 2, 30, {{WeightFormat::f8_e4m3, 16}, {WeightFormat::q8_0, 16}}, 64}, isa, 2);
     expect_plain_bits({1, 1, 5, {{WeightFormat::f32, 1}}, 1}, isa, 2);
   }
 }
