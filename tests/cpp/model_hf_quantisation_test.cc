@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <initializer_list>
 
 #include "io/dequantise.h"
 #include "model/hf_quantisation.h"
@@ -274,36 +275,50 @@ TEST(HfQuantisation, methods_and_settings_that_are_not_supported_are_named) {
   }
 }
 
+using Damage = std::function<void(FileTensors&)>;
+
 /// One change to a good checkpoint and what must be said of it.
 struct Fault {
   std::string config;
   FileTensors tensors;
-  std::function<void(FileTensors&)> damage;
+  Damage damage;
   std::string text;
 };
 
-TEST(HfQuantisation, tensors_that_do_not_fit_are_named) {
-  const TestMatrix m(4, 16, 64, 32, false), bytes(8, 16, 64, 64, true);
-  const FileTensors awq = awq_tensors(kName, m), gptq = gptq_tensors(kName, m, false, true),
-                    packed = packed_tensors(kName, m, false, "BF16"), int8 = int8_tensors(kName, bytes, true),
-                    f8 = {{kName + ".weight", e4m3_tensor(16, 64)},
-                          {kName + ".weight_scale_inv", {"F32", {1, 2}, std::string(8, 0)}}};
-  const std::string asymmetric = compressed("pack-quantized", std::string(kInt4) + R"(, "symmetric": false)");
-  const std::string channel = compressed("int-quantized", R"("num_bits": 8, "strategy": "channel")");
-  const auto drop = [](const std::string& suffix) { return [=](FileTensors& t) { t.erase(kName + suffix); }; };
-  const auto reshape = [](const std::string& suffix, const std::vector<int64_t>& shape, size_t size) {
-    return [=](FileTensors& t) {
-      t[kName + suffix].shape = shape;
-      t[kName + suffix].bytes.resize(size);
-    };
+Damage drop(const std::string& suffix) {
+  return [=](FileTensors& tensors) { tensors.erase(kName + suffix); };
+}
+
+Damage retype(const std::string& suffix, const std::string& type) {
+  return [=](FileTensors& tensors) { tensors[kName + suffix].type = type; };
+}
+
+Damage reshape(const std::string& suffix, const std::vector<int64_t>& shape, size_t size) {
+  return [=](FileTensors& tensors) {
+    tensors[kName + suffix].shape = shape;
+    tensors[kName + suffix].bytes.resize(size);
   };
-  const auto retype = [](const std::string& suffix, const std::string& type) {
-    return [=](FileTensors& t) { t[kName + suffix].type = type; };
-  };
+}
+
+void expect_refusals(std::initializer_list<Fault> faults) {
+  for (const Fault& fault : faults) {
+    const TempDir directory;
+    FileTensors tensors = fault.tensors;
+    fault.damage(tensors);
+    const auto source = open(directory, tensors);
+    const std::string error = error_of([&] { quantisation(fault.config)->find(*source, kName, 16, 64); });
+    EXPECT_TRUE(contains(error, fault.text)) << fault.text << "\n" << error;
+    EXPECT_TRUE(contains(error, directory.path())) << error;
+  }
+}
+
+TEST(HfQuantisation, tensors_of_awq_and_gptq_that_do_not_fit_are_named) {
+  const TestMatrix m(4, 16, 64, 32, false);
+  const FileTensors awq = awq_tensors(kName, m), gptq = gptq_tensors(kName, m, false, true);
   const auto column = [](int32_t group) {
-    return [=](FileTensors& t) { t[kName + ".g_idx"].bytes.replace(5 * 4, 4, raw(group)); };
+    return [=](FileTensors& tensors) { tensors[kName + ".g_idx"].bytes.replace(5 * 4, 4, raw(group)); };
   };
-  const Fault faults[] = {
+  expect_refusals({
       {kAwq, awq, drop(".qweight"), ".qweight is missing, but " + kName + ".scales is there"},
       {kAwq, awq, drop(".qzeros"), "tensor " + kName + ".qzeros is missing"},
       {kAwq, awq, drop(".scales"), ".scales is missing"},
@@ -323,6 +338,17 @@ TEST(HfQuantisation, tensors_that_do_not_fit_are_named) {
       {kGptq, gptq, column(-1), ".g_idx: column 5 is in group -1"},
       {R"({"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": true})", gptq, drop(".g_idx"),
        ".g_idx is missing, which desc_act needs"},
+  });
+}
+
+TEST(HfQuantisation, tensors_of_the_other_methods_that_do_not_fit_are_named) {
+  const TestMatrix m(4, 16, 64, 32, false), bytes(8, 16, 64, 64, true);
+  const FileTensors packed = packed_tensors(kName, m, false, "BF16"), int8 = int8_tensors(kName, bytes, true),
+                    f8 = {{kName + ".weight", e4m3_tensor(16, 64)},
+                          {kName + ".weight_scale_inv", {"F32", {1, 2}, std::string(8, 0)}}};
+  const std::string asymmetric = compressed("pack-quantized", std::string(kInt4) + R"(, "symmetric": false)");
+  const std::string channel = compressed("int-quantized", R"("num_bits": 8, "strategy": "channel")");
+  expect_refusals({
       {asymmetric, packed, drop(".weight_packed"), ".weight_packed is missing"},
       {asymmetric, packed, drop(".weight_scale"), ".weight_scale is missing"},
       {asymmetric, packed, drop(".weight_zero_point"), ".weight_zero_point is missing"},
@@ -342,16 +368,7 @@ TEST(HfQuantisation, tensors_that_do_not_fit_are_named) {
       {kFp8, f8, retype(".weight_scale_inv", "I32"), ".weight_scale_inv has type I32, expected F32 or F16 or BF16"},
       {R"({"quant_method": "fp8", "weight_block_size": [16, 48]})", f8, [](FileTensors&) {},
        "got 64 columns and 48 to a scale"},
-  };
-  for (const Fault& fault : faults) {
-    const TempDir directory;
-    FileTensors tensors = fault.tensors;
-    fault.damage(tensors);
-    const auto source = open(directory, tensors);
-    const std::string error = error_of([&] { quantisation(fault.config)->find(*source, kName, 16, 64); });
-    EXPECT_TRUE(contains(error, fault.text)) << fault.text << "\n" << error;
-    EXPECT_TRUE(contains(error, directory.path())) << error;
-  }
+  });
 }
 
 TEST(HfQuantisation, sizes_that_a_packing_cannot_hold_are_refused) {
