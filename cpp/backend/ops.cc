@@ -171,7 +171,7 @@ Tensor Ops::grouped_linear(const Tensor& x, const Weight& experts, const float* 
   return out;
 }
 
-void Ops::combine_experts_into(const Tensor& out, const Tensor& y, const Routing& routing) {
+void Ops::combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) {
   check_activation("combine_experts", "out", out);
   check_activation("combine_experts", "y", y);
   ensure(y.rows() == routing.num_pairs(), "combine_experts: y ", describe(y), " does not have ", routing.num_pairs(),
@@ -179,12 +179,6 @@ void Ops::combine_experts_into(const Tensor& out, const Tensor& y, const Routing
   ensure(out.shape == Shape{routing.num_tokens, y.cols()}, "combine_experts: out ", describe(out), " does not fit y ",
          describe(y), " of ", routing.num_tokens, " tokens");
   if (backend_) backend_->combine_experts(out, y, routing);
-}
-
-Tensor Ops::combine_experts(const Tensor& y, const Routing& routing) {
-  const Tensor out = allocate(traits_.activation_dtype, {routing.num_tokens, y.cols()});
-  combine_experts_into(out, y, routing);
-  return out;
 }
 
 void Ops::sigmoid_scale(const Tensor& x, const Tensor& gate) {

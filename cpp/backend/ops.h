@@ -47,10 +47,8 @@ class Ops {
   /// [T * k, R] act by place, from x[T, K] act by token or x[T * k, K] act by place, `experts` of num_experts groups of R rows,
   /// and bias[num_experts, R] or null.
   Tensor grouped_linear(const Tensor& x, const Weight& experts, const float* bias, const Routing& routing, ExpertInput input);
-  /// [T, H] act: each token's rows of y[T * k, H] act (by place) times the weights of their experts, summed.
-  Tensor combine_experts(const Tensor& y, const Routing& routing);
-  /// The same into out[T, H] act.
-  void combine_experts_into(const Tensor& out, const Tensor& y, const Routing& routing);
+  /// out[T, H] act = each token's rows of y[T * k, H] act (by place) times the weights of their experts, summed.
+  void combine_experts(const Tensor& out, const Tensor& y, const Routing& routing);
   /// x[T, H] act *= sigmoid(gate[T, 1] act).
   void sigmoid_scale(const Tensor& x, const Tensor& gate);
   /// Norms and rotates q and k of qkv[T, (num_heads + 2 * kv_heads) * head_dim] act in place, stores k and v in the cache and

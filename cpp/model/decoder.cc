@@ -112,7 +112,7 @@ void Decoder::experts(const DecoderLayer& w, const Tensor& h, const Tensor& x, O
   const Tensor up = ops.grouped_linear(h, w.experts.up, w.experts.up_bias, routing, ExpertInput::by_token);  // [T * k, 2I]
   const Tensor gated = ops.gated_activation(up, config_.activation);                                         // [T * k, I]
   const Tensor down = ops.grouped_linear(gated, w.experts.down, w.experts.down_bias, routing, ExpertInput::by_place);
-  ops.combine_experts_into(x, down, routing);
+  ops.combine_experts(x, down, routing);
   if (config_.moe.shared_intermediate_size == 0) return;
   const Tensor shared = ops.allocate(x.dtype, x.shape);
   mlp(w.shared, h, shared, ops);
