@@ -12,6 +12,13 @@ constexpr size_t kShownBytes = 60;  // of a string in an error text
 
 }  // namespace
 
+Json::Object::Object() = default;
+Json::Object::~Object() = default;
+Json::Object::Object(const Object& other) = default;
+Json::Object::Object(Object&& other) noexcept = default;
+Json::Object& Json::Object::operator=(const Object& other) = default;
+Json::Object& Json::Object::operator=(Object&& other) noexcept = default;
+
 Json::Kind Json::kind() const {
   switch (value_.index()) {
     case 1:

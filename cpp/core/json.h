@@ -66,7 +66,15 @@ class Json {
 
  private:
   friend class JsonParser;
+  /// Its own functions are defined where Member is complete: some compilers would need it complete here.
   struct Object {
+    Object();
+    ~Object();
+    Object(const Object& other);
+    Object(Object&& other) noexcept;
+    Object& operator=(const Object& other);
+    Object& operator=(Object&& other) noexcept;
+
     std::vector<Member> members;
     std::string path;  ///< from the root, empty at the root
   };
