@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from typing import IO, Any, Literal
 
 from tqdm import tqdm
 
+from pagoda.hub import HubId, ModelError, fetch
+
 __all__ = ["ALIASES", "Alias", "ModelError", "ModelFiles", "cache_path", "pull", "resolve"]
 
 logger = logging.getLogger(__name__)
@@ -31,21 +32,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _LFS_HEAD = b"version https://git-lfs"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json", "tokenizer_config.json")
-_HUB_FILES = [
-    "*.json",
-    "*.safetensors",
-    "*.jinja",
-    "*.tiktoken",
-    "tokenizer.model",
-    "tiktoken.model",
-    "additional_chat_templates/*",
-]
-
-
-class ModelError(ValueError):
-    """A model cannot be found, fetched or used. The text names the file, what was found and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +69,7 @@ ALIASES: dict[str, Alias] = {
 
 
 def resolve(model: str | Path, progress: bool = True) -> ModelFiles:
-    """Files of `model`: an alias (fetched when it is not cached), else an existing path, else a hub id "org/name".
+    """Files of `model`: an alias (fetched when it is not cached), else an existing path, else a hub id (see `HubId`).
 
     Raises ModelError when it is none of these or its files cannot be used.
     """
@@ -102,11 +89,12 @@ def resolve(model: str | Path, progress: bool = True) -> ModelFiles:
             raise ModelError(f"{path}: {_pickle_hint(path)}expected a .gguf file or a directory in Hugging Face layout")
         _check_file(path)
         return ModelFiles("gguf", path, path.stem)
-    if _HUB_ID.fullmatch(text) and not text.startswith("."):
-        return _resolve_directory(_fetch_from_hub(text), text)
+    if (hub_id := HubId.parse(text)) is not None:
+        fetched = fetch(hub_id)
+        return ModelFiles("gguf", fetched, text) if hub_id.file else _resolve_directory(fetched, text)
     raise ModelError(
         f"model {text!r} is not an alias ({', '.join(sorted(ALIASES))}), not an existing directory or .gguf file, "
-        'and not a hub id of the form "org/name"'
+        'and not a hub id of the form "org/name", "org/name@revision" or "org/name:file.gguf"'
     )
 
 
@@ -289,18 +277,3 @@ def _pickle_hint(path: Path) -> str:
     if path.suffix not in _PICKLES:
         return ""
     return f"pickle formats ({path.name}) are not loaded; convert with `enginectl convert {path.parent} OUT`; "
-
-
-def _fetch_from_hub(model_id: str) -> Path:
-    """Downloads configuration, tokenizer and safetensors of a hub model into the hub library's own cache."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ModelError(
-            f"{model_id!r} is not a local path; to fetch it from the hub install the `hub` extra: "
-            "pip install 'pagoda-engine[hub]'"
-        ) from None
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the library raises many kinds: network, authentication, absent repository
-        raise ModelError(f"cannot fetch {model_id!r} from the hub: {type(error).__name__}: {error}") from error

@@ -243,8 +243,8 @@ def test_a_hub_id_fetches_no_code_and_no_pickles(tmp_path: Path, monkeypatch: py
 
     class Hub:
         @staticmethod
-        def snapshot_download(model_id: str, allow_patterns: list[str]) -> str:
-            asked.update(model_id=model_id, patterns=allow_patterns)
+        def snapshot_download(model_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+            asked.update(model_id=model_id, revision=revision, patterns=allow_patterns)
             if model_id == "org/absent":
                 raise OSError("404")
             return str(directory)
@@ -254,6 +254,37 @@ def test_a_hub_id_fetches_no_code_and_no_pickles(tmp_path: Path, monkeypatch: py
     assert not any(pattern.endswith((".py", ".bin", ".pt")) or pattern == "*" for pattern in asked["patterns"])
     with pytest.raises(ModelError, match="cannot fetch 'org/absent' from the hub: OSError: 404"):
         resolve("org/absent")
+
+
+def test_a_hub_id_may_name_a_revision_and_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None, list[str]]] = []
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "m-Q4_K_M.gguf").write_bytes(b"GGUF")
+    (tmp_path / "big-00001-of-00002.gguf").write_bytes(b"GGUF")
+
+    class Hub:
+        @staticmethod
+        def snapshot_download(model_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+            asked.append((model_id, revision, allow_patterns))
+            return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    found = resolve("org/name@refs/pr/1:sub/m-Q4_K_M.gguf")
+    assert found == ModelFiles("gguf", tmp_path / "sub" / "m-Q4_K_M.gguf", "org/name@refs/pr/1:sub/m-Q4_K_M.gguf")
+    assert resolve("org/name:big-00001-of-00002.gguf").path.name == "big-00001-of-00002.gguf"
+    assert asked == [
+        ("org/name", "refs/pr/1", ["sub/m-Q4_K_M.gguf"]),
+        ("org/name", None, ["big-*-of-00002.gguf"]),
+    ]
+    with pytest.raises(ModelError, match=r"the repository org/name has no file absent\.gguf"):
+        resolve("org/name:absent.gguf")
+
+
+@pytest.mark.parametrize("text", ["../name", "org/..", "org/name@", "org/name:file.bin", "a/b/c", "org/name:../x.gguf"])
+def test_what_is_no_hub_id_is_not_asked_for(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModelError, match="not a hub id"):
+        resolve(text)
 
 
 def test_resolving_imports_no_hub_library() -> None:
