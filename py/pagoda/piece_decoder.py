@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from pagoda.byte_level_bpe import byte_alphabet
 from pagoda.tokenizer_spec import TokenizerError
@@ -19,6 +19,10 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 _ALPHABET = byte_alphabet()
+
+
+def _is_ascii(text: object) -> TypeGuard[str]:
+    return isinstance(text, str) and text.isascii() and text != ""
 
 
 @dataclass(slots=True)
@@ -34,12 +38,18 @@ class PieceDecoder:
     metaspace: str = ""  # dropped from the first piece instead of becoming a space
 
     @classmethod
-    def from_spec(cls, decoder: Mapping[str, Any] | None) -> PieceDecoder:
-        """Reads tokenizer.json's `decoder`. Raises TokenizerError for a step whose effect is not per piece."""
+    def from_spec(cls, decoder: object) -> PieceDecoder:
+        """Reads tokenizer.json's `decoder`. Raises TokenizerError for a step whose effect is not per piece, and for
+        what is no decoder."""
         if decoder is None:
             return cls(separator=b" ")
         rule = cls()
-        steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
+        sequence = isinstance(decoder, dict) and decoder.get("type") == "Sequence"
+        steps = decoder.get("decoders") if isinstance(decoder, dict) and sequence else [decoder]
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise TokenizerError(
+                f"tokenizer.json: decoder must be an object or a Sequence of such, got {decoder!r}"[:200]
+            )
         fused = False
         for step in steps:
             fused = rule._add_step(step, fused)
@@ -49,24 +59,26 @@ class PieceDecoder:
 
     def _add_step(self, step: Mapping[str, Any], fused: bool) -> bool:
         """Adds one decoder step; returns whether the pieces have been fused into one text by now."""
-        kind = step.get("type")
+        kind, content = step.get("type"), step.get("content")
+        pattern = step["pattern"].get("String") if isinstance(step.get("pattern"), dict) else None
+        mark, count = step.get("replacement", "▁"), step.get("start", 0)
         if kind == "ByteLevel":
             self.byte_level = True
         elif kind == "ByteFallback":
             self.byte_fallback = True
         elif kind == "Fuse":
             return True
-        elif kind == "Replace" and "String" in step.get("pattern", {}):
-            self.replacements.append((step["pattern"]["String"], step["content"]))
-        elif kind == "Metaspace":
-            mark = step.get("replacement", "▁")
+        elif kind == "Replace" and isinstance(pattern, str) and pattern and isinstance(content, str):
+            self.replacements.append((pattern, content))
+        elif kind == "Metaspace" and isinstance(mark, str) and mark:
             self.replacements.append((mark, " "))
             if step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True):
                 self.metaspace = mark
-        elif kind == "Strip" and fused and step.get("stop", 0) == 0 and str(step.get("content", "")).isascii():
-            self.strip_char, self.strip_count = step["content"].encode(), step.get("start", 0)
+        elif kind == "Strip" and fused and not step.get("stop") and _is_ascii(content) and isinstance(count, int):
+            self.strip_char, self.strip_count = content.encode(), count
         else:
-            raise TokenizerError(f"tokenizer.json: decoder step {dict(step)} is not supported; supported: {_SUPPORTED}")
+            shown = repr(dict(step))[:200]
+            raise TokenizerError(f"tokenizer.json: decoder step {shown} is not supported; supported: {_SUPPORTED}")
         return fused
 
     def piece_bytes(self, piece: str, first: bool = False) -> bytes:

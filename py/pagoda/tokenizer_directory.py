@@ -16,7 +16,15 @@ from pagoda.sentencepiece_model import BPE, CONTROL, USER_DEFINED, SentencePiece
 from pagoda.sentencepiece_tokenizer import sentencepiece_json
 from pagoda.tekken import read_tekken
 from pagoda.tiktoken_file import KINDS, LLAMA3_KIND, TiktokenKind, looks_like_tiktoken, read_ranks, tiktoken_json
-from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, added_token, read_json, read_limited, vocab_ids
+from pagoda.tokenizer_spec import (
+    TokenizerError,
+    TokenizerSpec,
+    added_token,
+    check_layout,
+    read_json,
+    read_limited,
+    vocab_ids,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +110,7 @@ def _token_id(file: Path, field: str, value: object) -> int:
 
 def _from_tokenizer_json(file: Path, beside: _Beside) -> TokenizerSpec:
     content = read_json(file)
-    if not isinstance(content.get("model"), dict) or "vocab" not in content["model"]:
-        raise TokenizerError(
-            f'{file}: no "model" with a "vocab": this is not a tokenizer.json of the tokenizers library'
-        )
+    check_layout(content, str(file))
     _add_missing_tokens(content, beside)
     return TokenizerSpec(
         json=content,

@@ -79,6 +79,49 @@ def added_token(token_id: int, content: str, special: bool) -> dict[str, Any]:
     }
 
 
+def check_layout(content: Mapping[str, Any], source: str) -> None:
+    """Checks those parts of a tokenizer.json that Pagoda reads itself; the library checks the others when it loads.
+
+    Raises TokenizerError naming `source`, the field, what was found and what is expected.
+    """
+    model = content.get("model")
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise TokenizerError(
+            f'{source}: no "model" with a "vocab": this is not a tokenizer.json of the tokenizers library'
+        )
+    for i, entry in enumerate(_list_at(content, "added_tokens", source)):
+        fields = (("id", int), ("content", str), ("special", bool))
+        if not isinstance(entry, dict) or not all(type(entry.get(name)) is kind for name, kind in fields):
+            raise _misfit(source, f"added_tokens[{i}]", entry, "an object with id, content and special")
+        if not 0 <= entry["id"] < 1 << 31:
+            raise _misfit(source, f"added_tokens[{i}].id", entry["id"], "a number from 0 to 2^31 - 1")
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        bad = next((key for key, value in vocab.items() if type(value) is not int or not 0 <= value < 1 << 31), None)
+        if bad is not None:
+            raise _misfit(source, f"model.vocab.{bad}", vocab[bad], "a token id from 0 to 2^31 - 1")
+    else:
+        for i, row in enumerate(_list_at(model, "vocab", source)):
+            if not isinstance(row, list) or len(row) != 2 or not isinstance(row[0], str):
+                raise _misfit(source, f"model.vocab[{i}]", row, "[piece, score]")
+    for i, merge in enumerate(_list_at(model, "merges", source)):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(piece, str) for piece in pair):
+            raise _misfit(source, f"model.merges[{i}]", merge, "two pieces")
+
+
+def _list_at(values: Mapping[str, Any], name: str, source: str) -> list[Any]:
+    value = values.get(name)
+    if value is not None and not isinstance(value, list):
+        raise _misfit(source, name, value, "a list")
+    return value or []
+
+
+def _misfit(source: str, field: str, found: object, wanted: str) -> TokenizerError:
+    shown = repr(found)
+    return TokenizerError(f"{source}: {field[:100]}: found {shown[:100]}, expected {wanted}")
+
+
 def vocab_ids(vocab: object) -> dict[str, int]:
     """Piece -> id, for both layouts: {piece: id} (BPE, WordPiece, WordLevel) and [[piece, score]] (Unigram)."""
     if isinstance(vocab, dict):

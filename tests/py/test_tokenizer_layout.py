@@ -1,0 +1,53 @@
+"""A tokenizer.json with parts of another kind than Pagoda reads from them is refused by field, without a KeyError."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from text_tokenizers import write_directory
+
+from pagoda.tokenizer import Tokenizer, TokenizerError
+
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("model", [1], 'no "model" with a "vocab"'),
+        ("model", {"type": "BPE"}, 'no "model" with a "vocab"'),
+        ("added_tokens", {"a": 1}, "added_tokens: found {'a': 1}, expected a list"),
+        ("added_tokens", [5], r"added_tokens\[0\]: found 5, expected an object with id, content and special"),
+        ("added_tokens", [{"id": 1, "special": True, **FLAGS}], r"added_tokens\[0\]: found .*, expected an object"),
+        ("added_tokens", [{"id": "1", "content": "a", "special": True, **FLAGS}], r"added_tokens\[0\]: found"),
+        ("added_tokens", [{"id": 1, "content": "a", "special": "yes", **FLAGS}], r"added_tokens\[0\]: found"),
+        ("added_tokens", [{"id": -1, "content": "a", "special": True, **FLAGS}], r"added_tokens\[0\]\.id: found -1"),
+        ("decoder", "ByteLevel", "decoder must be an object or a Sequence of such, got 'ByteLevel'"),
+        ("decoder", {"type": "Sequence"}, "decoder must be an object or a Sequence of such"),
+        ("decoder", {"type": "Sequence", "decoders": [1]}, "decoder must be an object or a Sequence of such"),
+        ("decoder", {"type": "Replace", "pattern": 1, "content": "a"}, "decoder step .* is not supported"),
+        ("decoder", {"type": "Replace", "pattern": {"String": "a"}}, "decoder step .* is not supported"),
+        ("decoder", {"type": "Metaspace", "replacement": 5}, "decoder step .* is not supported"),
+        ("decoder", {"type": "Strip", "content": 5, "start": 1, "stop": 0}, "decoder step .* is not supported"),
+        ("model.vocab", 5, "vocab: found 5, expected a list"),
+        ("model.vocab", {"a": "b"}, "model.vocab.a: found 'b', expected a token id"),
+        ("model.vocab", {"a": 2**40}, "model.vocab.a: found 1099511627776, expected a token id"),
+        ("model.vocab", [["a", 1.0], "b"], r"model.vocab\[1\]: found 'b', expected \[piece, score\]"),
+        ("model.merges", {"a": 1}, "merges: found {'a': 1}, expected a list"),
+        ("model.merges", ["ab"], r"model.merges\[0\]: found 'ab', expected two pieces"),
+        ("model.merges", [["a", 1]], r"model.merges\[0\]: found \['a', 1\], expected two pieces"),
+    ],
+)
+def test_a_part_of_another_kind_is_named(part: str, value: Any, message: str, tmp_path: Path) -> None:
+    write_directory(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    Tokenizer.from_directory(tmp_path)
+    owner = content["model"] if part.startswith("model.") else content
+    owner[part.split(".")[-1]] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer.from_directory(tmp_path)
