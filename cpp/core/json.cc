@@ -112,6 +112,16 @@ const Json& Json::at(std::string_view key) const {
   return *value;
 }
 
+Json Json::with_defaults(const Json& defaults) const {
+  Object merged = object();
+  for (const Member& member : defaults.object().members) {
+    if (!find(member.key)) merged.members.push_back(member);
+  }
+  Json json;
+  json.value_ = std::move(merged);
+  return json;
+}
+
 /// Puts the key's path in front of what `as` complains about.
 template <class Get>
 decltype(auto) Json::get(std::string_view key, const Get& as) const {

@@ -61,6 +61,9 @@ class Json {
   double get_double(std::string_view key, double fallback) const;
   std::string get_string(std::string_view key, std::string_view fallback) const;
 
+  /// A copy of this object that also has those members of `defaults`, an object, whose keys this one lacks.
+  Json with_defaults(const Json& defaults) const;
+
   /// A short name of the value for error texts: `true`, `12`, `the string "abc"`, `an array of 3`.
   std::string describe() const;
 

@@ -68,6 +68,7 @@ struct ModelConfig {
   // The block. Sequential: x += scale * post(attention(norm(x))); x += scale * post(mlp(norm(x))).
   NormKind norm = NormKind::rms;
   bool norm_bias = false;
+  bool norm_weight = true;      ///< false: the block's norms only normalise
   bool attn_norm = true;        ///< before attention
   bool post_attn_norm = false;  ///< of attention's output
   bool mlp_norm = true;         ///< before the MLP; a parallel block without it shares attention's

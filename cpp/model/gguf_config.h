@@ -16,6 +16,7 @@ struct GgufKeys {
   std::string prefix;
 
   std::string full(const char* key) const { return prefix + "." + key; }
+  bool has_tensor(std::string_view name) const { return file.find_bytes(name).has_value(); }
   bool has(const char* key) const { return file.find_value(full(key)) != nullptr; }
   int64_t get_int(const char* key) const { return file.get_int(full(key)); }
   int64_t get_int(const char* key, int64_t fallback) const { return file.get_int(full(key), fallback); }

@@ -67,6 +67,11 @@ std::string_view any_key(const Json& json, std::initializer_list<std::string_vie
   return *keys.begin();
 }
 
+void require_switch(const Json& json, std::string_view key, bool supported) {
+  require(json.get_bool(key, supported) == supported, "config.json: ", key, " = ", supported ? "false" : "true",
+          " is not supported");
+}
+
 float read_float(const Json& json, std::string_view key, double fallback) {
   return static_cast<float>(json.get_double(key, fallback));
 }
@@ -106,7 +111,8 @@ ModelConfig read_hf_config(const Json& document) {
   ModelConfig config;
   config.architecture = architecture_name(document);
   const Architecture& architecture = find_hf_architecture(config.architecture);
-  const Json& json = architecture.text_key ? document.at(architecture.text_key) : document;
+  const Json& stated = architecture.text_key ? document.at(architecture.text_key) : document;
+  const Json json = stated.with_defaults(Json::parse(architecture.hf_defaults ? architecture.hf_defaults : "{}"));
   config.layout.names = &kHfNames;
   config.vocab_size = json.get_int("vocab_size");
   config.hidden_size = json.get_int(any_key(json, {"hidden_size", "n_embd"}));
@@ -119,7 +125,7 @@ ModelConfig read_hf_config(const Json& document) {
   config.tied_embeddings = json.get_bool("tie_word_embeddings", false);
   config.windows.assign(static_cast<size_t>(config.num_layers), 0);
   add_eos_tokens(json, "config.json", config);
-  if (&json != &document) add_eos_tokens(document, "config.json", config);
+  if (architecture.text_key) add_eos_tokens(document, "config.json", config);
   config.rope = read_hf_rope(json, config);
   if (architecture.adjust_hf) architecture.adjust_hf(json, config);
   stretch_context(config);

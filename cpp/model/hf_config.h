@@ -27,6 +27,9 @@ int read_int(const Json& json, std::string_view key, int64_t fallback);
 /// The first of several keys that is there and not null, else the first: families call the same thing by different names.
 std::string_view any_key(const Json& json, std::initializer_list<std::string_view> keys);
 
+/// Throws InvalidArgument naming a switch that is there with another value than `supported`, the only one there is code for.
+void require_switch(const Json& json, std::string_view key, bool supported);
+
 /// A number, as the engine computes with it.
 float read_float(const Json& json, std::string_view key, double fallback);
 

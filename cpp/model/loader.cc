@@ -13,6 +13,7 @@
 #include "io/safetensors.h"
 #include "model/gguf_config.h"
 #include "model/hf_config.h"
+#include "model/registry.h"
 
 namespace pagoda {
 namespace {
@@ -88,6 +89,8 @@ Checkpoint open_checkpoint(const std::string& path, const std::string& weight_fo
     checkpoint.quantisation = HfQuantisation::read(json);
     add_generation_eos(path, checkpoint.config);
     checkpoint.source = open_safetensors(path);
+    const Architecture& architecture = find_hf_architecture(checkpoint.config.architecture);
+    if (architecture.choose_names) architecture.choose_names(*checkpoint.source, checkpoint.config);
   }
   check_not_quantised(checkpoint);
   return checkpoint;

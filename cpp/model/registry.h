@@ -11,6 +11,7 @@
 
 namespace pagoda {
 
+class WeightSource;
 struct GgufKeys;
 
 /// A family member. The readers hf_config.cc and gguf_config.cc fill what all families share; the row's functions set the
@@ -25,6 +26,10 @@ struct Architecture {
   void (*adjust_gguf)(const GgufKeys& keys, ModelConfig& config);
   /// The member of config.json that holds the text model's fields, null for the document itself.
   const char* text_key = nullptr;
+  /// A JSON object: what transformers assumes for members of config.json that are absent. Null: nothing that matters.
+  const char* hf_defaults = nullptr;
+  /// Sets layout.names for a family whose Hugging Face checkpoints call tensors differently. Null: they do not.
+  void (*choose_names)(const WeightSource& source, ModelConfig& config) = nullptr;
 };
 
 /// Throws InvalidArgument that names the architecture and lists those supported.

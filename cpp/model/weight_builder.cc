@@ -300,7 +300,9 @@ class WeightBuilder {
   }
 
   Norm norm(const std::string& name) {
-    const float* weight = norm_weight(stored_.vector(stored_.weight_name(name), config_.hidden_size, backend_));
+    const float* weight = config_.norm_weight
+                              ? norm_weight(stored_.vector(stored_.weight_name(name), config_.hidden_size, backend_))
+                              : vector({std::vector<float>(static_cast<size_t>(config_.hidden_size), 1.0f)});
     const float* shift = config_.norm_bias ? vector({bias(name, config_.hidden_size)}) : nullptr;
     return {config_.norm, weight, shift, config_.norm_eps};
   }
