@@ -6,7 +6,17 @@
 namespace pagoda {
 
 namespace arch {
-extern const Architecture llama, mistral, qwen2, qwen3;
+extern const Architecture llama, mistral;
+extern const Architecture qwen2, qwen3;
+extern const Architecture stablelm;
+extern const Architecture cohere, cohere2;
+extern const Architecture gpt2;
+extern const Architecture neox;
+extern const Architecture internlm2;
+extern const Architecture exaone, exaone4;
+extern const Architecture starcoder2;
+extern const Architecture glm, glm4;
+extern const Architecture olmo;
 }  // namespace arch
 
 namespace {
@@ -25,7 +35,10 @@ const Architecture& find(std::string_view name, const char* Architecture::* colu
 }  // namespace
 
 const std::vector<const Architecture*>& architectures() {
-  static const std::vector<const Architecture*> rows{&arch::llama, &arch::mistral, &arch::qwen2, &arch::qwen3};
+  static const std::vector<const Architecture*> rows{&arch::llama,      &arch::mistral,   &arch::qwen2,   &arch::qwen3,
+                                                     &arch::stablelm,   &arch::cohere,    &arch::cohere2, &arch::gpt2,
+                                                     &arch::neox,       &arch::internlm2, &arch::exaone,  &arch::exaone4,
+                                                     &arch::starcoder2, &arch::glm,       &arch::glm4,    &arch::olmo};
   return rows;
 }
 

@@ -13,7 +13,7 @@ from e2e.tiny_table import GGUFS, ISAS
 PROMPT = prompt_of(70, seed=5)
 # Largest and mean difference of a logprob. f32 and f16 weights are used exactly; kernels may round activations to bf16
 # for bf16 weights and to 15 bits for quantised ones.
-EXACT, BF16, QUANTISED = (1e-3, 1e-4), (0.06, 0.01), (0.01, 0.001)
+EXACT, BF16, QUANTISED = (1e-4, 1e-5), (0.06, 0.01), (0.01, 0.001)
 BOUNDS = {"f32": EXACT, "f16": EXACT, "bf16": BF16, "q8_0": QUANTISED, "q4_0": QUANTISED, "q4_1": QUANTISED}
 
 MakeGguf = Callable[[str, str], TinyModel]

@@ -1,4 +1,4 @@
-"""Every architecture against transformers: prompt logprobs within 1e-3 in f32, the same greedy continuation."""
+"""Every architecture against transformers: prompt logprobs within 1e-4 in f32, the same greedy continuation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from e2e.tiny_models import TinyModel, prompt_of
 from e2e.tiny_table import DIRECTORIES, ISAS
 
 PROMPT_LENGTH = 70
+# Rounding alone makes 3e-5; with 1e-3 a model could pass with another epsilon, or with gelu's approximation for gelu.
+EXACT_BOUND = 1e-4
 BF16 = sorted(name for name, row in DIRECTORIES.items() if row.directories[name].dtype == torch.bfloat16)
 EXACT = sorted(set(DIRECTORIES) - set(BF16))
 
@@ -20,7 +22,7 @@ def test_a_model_gives_the_references_logprobs_and_greedy_tokens(name: str, tiny
     model = tiny(name)
     prompt = prompt_of(PROMPT_LENGTH, seed=3, vocab=model.vocab_size)
     with loaded(model.path) as llm:
-        assert differences(llm, model, prompt).max() < 1e-3
+        assert differences(llm, model, prompt).max() < EXACT_BOUND
         assert agrees(model, prompt, greedy_tokens(llm, prompt, 32))
 
 
@@ -35,13 +37,15 @@ def test_a_bf16_model_stays_near_the_f32_reference(name: str, tiny: Callable[[st
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", ["llama-odd-sizes", "qwen3", "mistral-window"])
+@pytest.mark.parametrize(
+    "name", ["llama-odd-sizes", "qwen3", "mistral-window", "gemma2-odd-sizes-untied", "phi2-odd-sizes", "olmo2"]
+)
 def test_every_isa_gives_the_references_logprobs(name: str, isa: str, tiny: Callable[[str], TinyModel]) -> None:
     model = tiny(name)
     prompt = prompt_of(PROMPT_LENGTH, seed=4, vocab=model.vocab_size)
     with loaded(model.path, isa=isa) as llm:
         assert llm.describe()["isa"] == isa
-        assert differences(llm, model, prompt).max() < 1e-3
+        assert differences(llm, model, prompt).max() < EXACT_BOUND
 
 
 def test_a_bf16_kv_cache_stays_near_the_reference(tiny: Callable[[str], TinyModel]) -> None:

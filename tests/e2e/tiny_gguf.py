@@ -151,7 +151,7 @@ def write_gguf(reference: Any, dequantised: Any, converter: Converter, path: Pat
         if config.tie_word_embeddings and name == "lm_head.weight":
             continue
         stored, kind = weight.numpy(), GGMLQuantizationType.F32
-        if weight.dim() > 1:
+        if weight.dim() > 1 and not name.endswith("norm.weight"):
             kind = FORMATS[fmt]
             transposed = converter.is_transposed(name)
             stored = gguf.quants.quantize(np.ascontiguousarray(stored.T) if transposed else stored, kind)

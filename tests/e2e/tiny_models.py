@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from e2e.tiny_gguf import Converter, write_gguf
+from huggingface_hub import save_torch_state_dict
 
 VOCAB = 320
 EOS = 2
@@ -36,6 +37,7 @@ SIZES: dict[str, Any] = {
 }
 
 Edit = Callable[[dict[str, Any]], Any]
+Repack = Callable[[dict[str, torch.Tensor], Any], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class Directory:
     max_shard_size: str = "1GB"
     edit: Edit | None = None
     """Changes config.json after it is saved."""
+    repack: Repack | None = None
+    """Makes the stored tensors from those of the reference and its configuration, for a family that transformers has no
+    code for or that has been stored in several ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,24 @@ def reference_greedy(reference: Any, tokens: Sequence[int], num_tokens: int) -> 
 def save(reference: Any, path: Path, how: Directory | None = None) -> TinyModel:
     """Writes the directory; weights are rounded to its dtype, in the reference too."""
     how = how or Directory()
-    copy.deepcopy(reference).to(how.dtype).save_pretrained(path, max_shard_size=how.max_shard_size)
+    stored = copy.deepcopy(reference).to(how.dtype)
+    if how.repack is None:
+        stored.save_pretrained(path, max_shard_size=how.max_shard_size)
+    else:
+        stored.config.architectures = [type(stored).__name__]
+        stored.config.save_pretrained(path)
+        state = {name: weight for name, weight in stored.state_dict().items() if not _is_tied_head(name, stored)}
+        save_torch_state_dict(how.repack(state, stored.config), path, max_shard_size=how.max_shard_size)
     rounded = copy.deepcopy(reference)
     for weight in rounded.parameters():  # only these: rotary frequencies keep their precision
         weight.data = weight.data.to(how.dtype).float()
     if how.edit is not None:
         edit_json(path / "config.json", how.edit)
     return TinyModel(path, rounded)
+
+
+def _is_tied_head(name: str, model: Any) -> bool:
+    return name == "lm_head.weight" and bool(model.config.tie_word_embeddings)
 
 
 def save_gguf(reference: Any, converter: Converter, path: Path, fmt: str) -> TinyModel:
