@@ -41,7 +41,7 @@ void neox_hf(const Json& json, ModelConfig& config) {
   config.layout.qkv_order = QkvOrder::grouped;
 }
 
-/// Converters put the rows of q, k and v in three stacks.
+/// Converters put the rows of q, k and v in three stacks. The file does not say which gelu; Pythia's is the exact one.
 void neox_gguf(const GgufKeys& keys, ModelConfig& config) {
   set_block(config);
   config.parallel_block = keys.get_bool("use_parallel_residual", true);
