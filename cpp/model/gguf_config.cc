@@ -36,7 +36,7 @@ void read_scaling(const GgufKeys& keys, const ModelConfig& config, RopeConfig& r
     rope.scaling = RopeScaling::linear;
   } else if (type == "yarn") {
     rope.scaling = RopeScaling::yarn;
-    rope.attention_factor = own_factor * yarn_magnitude(rope.factor);
+    rope.attention_factor = own_factor * keys.get_double("rope.scaling.yarn_attn_factor", yarn_magnitude(rope.factor));
     rope.beta_fast = keys.get_double("rope.scaling.yarn_beta_fast", rope.beta_fast);
     rope.beta_slow = keys.get_double("rope.scaling.yarn_beta_slow", rope.beta_slow);
     require(rope.original_context > 0 && rope.beta_fast > rope.beta_slow && rope.beta_slow > 0, keys.file.describe(),

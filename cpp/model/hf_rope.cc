@@ -20,12 +20,19 @@ std::vector<float> read_divisors(const Json& parameters, const char* key) {
   return divisors;
 }
 
-void read_llama3(const Json& parameters, RopeConfig& rope) {
+/// Some families have it outside of the rope's own members, and there it counts more.
+double original_context(const Json& json, const Json& parameters, const ModelConfig& config) {
+  const char* key = "original_max_position_embeddings";
+  const auto context = static_cast<double>(config.max_context);
+  return json.get_double(key, parameters.get_double(key, context));
+}
+
+void read_llama3(const Json& json, const Json& parameters, const ModelConfig& config, RopeConfig& rope) {
   rope.scaling = RopeScaling::llama3;
   rope.factor = parameters.get_double("factor");
   rope.low_freq_factor = parameters.get_double("low_freq_factor");
   rope.high_freq_factor = parameters.get_double("high_freq_factor");
-  rope.original_context = parameters.get_double("original_max_position_embeddings");
+  rope.original_context = original_context(json, parameters, config);
   require(rope.original_context > 0 && rope.high_freq_factor > rope.low_freq_factor,
           "config.json: llama3 rope scaling needs original_max_position_embeddings > 0 and high_freq_factor > "
           "low_freq_factor, got ",
@@ -34,11 +41,10 @@ void read_llama3(const Json& parameters, RopeConfig& rope) {
 
 double magnitude(double factor, double weight) { return factor <= 1 ? 1.0 : 0.1 * weight * std::log(factor) + 1.0; }
 
-void read_yarn(const Json& parameters, const ModelConfig& config, RopeConfig& rope) {
+void read_yarn(const Json& json, const Json& parameters, const ModelConfig& config, RopeConfig& rope) {
   rope.scaling = RopeScaling::yarn;
-  const auto context = static_cast<double>(config.max_context);
-  rope.original_context = parameters.get_double("original_max_position_embeddings", context);
-  rope.factor = parameters.get_double("factor", context / rope.original_context);
+  rope.original_context = original_context(json, parameters, config);
+  rope.factor = parameters.get_double("factor", static_cast<double>(config.max_context) / rope.original_context);
   rope.beta_fast = parameters.get_double("beta_fast", 32);
   rope.beta_slow = parameters.get_double("beta_slow", 1);
   rope.truncate = parameters.get_bool("truncate", true);
@@ -54,14 +60,12 @@ void read_yarn(const Json& parameters, const ModelConfig& config, RopeConfig& ro
 
 void read_longrope(const Json& json, const Json& parameters, const ModelConfig& config, RopeConfig& rope) {
   rope.scaling = RopeScaling::longrope;
-  const auto context = static_cast<double>(config.max_context);
-  const double stated = json.get_double("original_max_position_embeddings", 0);  // Phi-3 keeps it outside
-  rope.original_context = parameters.get_double("original_max_position_embeddings", stated > 0 ? stated : context);
+  rope.original_context = original_context(json, parameters, config);
   require(rope.original_context > 1, "config.json: longrope needs original_max_position_embeddings > 1, got ",
           rope.original_context);
   rope.short_divisors = read_divisors(parameters, "short_factor");
   rope.long_divisors = read_divisors(parameters, "long_factor");
-  const double factor = parameters.get_double("factor", context / rope.original_context);
+  const double factor = parameters.get_double("factor", static_cast<double>(config.max_context) / rope.original_context);
   const double spread = factor <= 1 ? 1.0 : std::sqrt(1 + std::log(factor) / std::log(rope.original_context));
   rope.attention_factor = parameters.get_double("attention_factor", spread);
 }
@@ -76,13 +80,11 @@ void read_scaling(const Json& json, const Json& parameters, const ModelConfig& c
   } else if (type == "dynamic") {
     rope.scaling = RopeScaling::dynamic;
     rope.factor = parameters.get_double("factor");
-    rope.original_context = parameters.get_double("original_max_position_embeddings", static_cast<double>(config.max_context));
-    require(rope.original_context > 0, "config.json: original_max_position_embeddings must be > 0, got ",
-            rope.original_context);
+    rope.original_context = static_cast<double>(config.max_context);
   } else if (type == "llama3") {
-    read_llama3(parameters, rope);
+    read_llama3(json, parameters, config, rope);
   } else if (type == "yarn") {
-    read_yarn(parameters, config, rope);
+    read_yarn(json, parameters, config, rope);
   } else if (type == "longrope" || type == "su") {
     read_longrope(json, parameters, config, rope);
   } else {

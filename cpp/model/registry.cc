@@ -6,7 +6,7 @@
 namespace pagoda {
 
 namespace arch {
-extern const Architecture llama, mistral;
+extern const Architecture llama, mistral, ministral, mistral3_image;
 extern const Architecture qwen2, qwen3;
 extern const Architecture stablelm;
 extern const Architecture cohere, cohere2;
@@ -17,6 +17,11 @@ extern const Architecture exaone, exaone4;
 extern const Architecture starcoder2;
 extern const Architecture glm, glm4;
 extern const Architecture olmo;
+extern const Architecture olmo2, olmo3;
+extern const Architecture phi, phi3;
+extern const Architecture gemma, gemma2, gemma3, gemma3_image;
+extern const Architecture granite;
+extern const Architecture smollm3;
 }  // namespace arch
 
 namespace {
@@ -35,10 +40,12 @@ const Architecture& find(std::string_view name, const char* Architecture::* colu
 }  // namespace
 
 const std::vector<const Architecture*>& architectures() {
-  static const std::vector<const Architecture*> rows{&arch::llama,      &arch::mistral,   &arch::qwen2,   &arch::qwen3,
-                                                     &arch::stablelm,   &arch::cohere,    &arch::cohere2, &arch::gpt2,
-                                                     &arch::neox,       &arch::internlm2, &arch::exaone,  &arch::exaone4,
-                                                     &arch::starcoder2, &arch::glm,       &arch::glm4,    &arch::olmo};
+  static const std::vector<const Architecture*> rows{
+      &arch::llama,      &arch::mistral,      &arch::qwen2,   &arch::qwen3,     &arch::stablelm,  &arch::cohere,
+      &arch::cohere2,    &arch::gpt2,         &arch::neox,    &arch::internlm2, &arch::exaone,    &arch::exaone4,
+      &arch::starcoder2, &arch::glm,          &arch::glm4,    &arch::olmo,      &arch::ministral, &arch::mistral3_image,
+      &arch::olmo2,      &arch::olmo3,        &arch::phi,     &arch::phi3,      &arch::gemma,     &arch::gemma2,
+      &arch::gemma3,     &arch::gemma3_image, &arch::granite, &arch::smollm3};
   return rows;
 }
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from pagoda import LLM, RequestOutput, SamplingParams
 
+# Of the models with equations, those that are tried on every instruction set and with every type of KV cache.
+THOROUGH = ["llama", "mistral-window", "qwen3-bf16", "llama.q4_1", "qwen2.q8_0"]
+
 # Per choice: its tokens, and per token the logprob and rank of every reported token.
 Result = list[tuple[list[int], list[dict[int, tuple[float, int | None]]], str | None]]
 

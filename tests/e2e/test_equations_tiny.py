@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.equations import Result, alone, engine, mixed_params, together
+from e2e.equations import THOROUGH, Result, alone, engine, mixed_params, together
 from e2e.tiny_models import TinyModel, prompt_of
-from e2e.tiny_table import EQUATIONS, ISAS
+from e2e.tiny_table import ISAS
 
 from pagoda import LLM, SamplingParams
 
@@ -36,7 +36,7 @@ class Setup:
 
 @pytest.fixture(
     scope="module",
-    params=[(name, isa, kv) for name in EQUATIONS for isa in ISAS for kv in ("bf16", "f32")],
+    params=[(name, isa, kv) for name in THOROUGH for isa in ISAS for kv in ("bf16", "f32")],
     ids="-".join,
 )
 def setup(

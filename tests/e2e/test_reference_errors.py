@@ -167,12 +167,12 @@ def test_an_absent_shard_is_named(copied: Callable[[str], Path]) -> None:
 
 def test_an_unknown_gguf_architecture_is_named_with_those_supported(tmp_path: Path) -> None:
     path = tmp_path / "strange.gguf"
-    writer = gguf.GGUFWriter(path, "starcoder2")
+    writer = gguf.GGUFWriter(path, "rwkv6")
     writer.add_block_count(1)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     message = message_of(path)
-    for part in ("'starcoder2'", "llama", "qwen2", "qwen3"):
+    for part in ("'rwkv6'", "llama", "qwen2", "qwen3"):
         assert part in message
