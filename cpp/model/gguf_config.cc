@@ -28,8 +28,9 @@ std::vector<float> read_divisors(const GgufFile& file, const char* name) {
 double yarn_magnitude(double factor) { return factor <= 1 ? 1.0 : 1.0 + 0.1 * std::log(factor); }
 
 void read_scaling(const GgufKeys& keys, const ModelConfig& config, RopeConfig& rope) {
-  const std::string_view type = keys.get_string("rope.scaling.type", "none");
-  rope.factor = keys.get_double("rope.scaling.factor", 1);
+  const double factor = keys.get_double("rope.scaling.factor", keys.get_double("rope.scale_linear", 0));
+  const std::string_view type = keys.get_string("rope.scaling.type", factor != 0 ? "linear" : "none");
+  rope.factor = factor != 0 ? factor : 1;
   rope.original_context = keys.get_double("rope.scaling.original_context_length", static_cast<double>(config.max_context));
   const double own_factor = keys.get_double("rope.scaling.attn_factor", 1);
   if (type == "linear") {
@@ -108,6 +109,8 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   config.architecture = file.get_string("general.architecture");
   const Architecture& architecture = find_gguf_architecture(config.architecture);
   const GgufKeys keys{file, config.architecture};
+  require(keys.get_bool("attention.causal", true), file.describe(), ": ", keys.full("attention.causal"),
+          " = false is not supported");
   config.layout.names = &kGgufNames;
   read_sizes(keys, config);
   read_experts(keys, config);

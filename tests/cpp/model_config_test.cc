@@ -1,6 +1,8 @@
 // config.json and GGUF metadata become a ModelConfig; what does not fit is refused by name.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "io/gguf.h"
 #include "model/gguf_config.h"
 #include "model/registry.h"
@@ -116,6 +118,7 @@ class GgufText {
  public:
   GgufText& text(const std::string& key, const std::string& value) { return entry(key, 8, sized(value)); }
   GgufText& number(const std::string& key, uint32_t value) { return entry(key, 4, raw(value)); }
+  GgufText& flag(const std::string& key, bool value) { return entry(key, 7, raw(static_cast<uint8_t>(value))); }
   GgufText& wide(const std::string& key, uint64_t value) { return entry(key, 10, raw(value)); }
 
   std::string bytes() const {
@@ -163,6 +166,29 @@ TEST(GgufConfig, sizes_come_from_metadata_and_the_embedding) {
   EXPECT_EQ(config.eos_tokens, (std::vector<int32_t>{7}));
 }
 
+TEST(GgufConfig, a_factor_without_a_type_of_scaling_is_a_linear_one) {
+  const TempDir directory;
+  const auto with_heads = [] { return tiny_gguf().number("llama.attention.head_count", 4); };
+  for (const char* key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
+    const RopeConfig rope = read(directory, with_heads().number(key, 4)).rope;
+    EXPECT_EQ(rope.scaling, RopeScaling::linear) << key;
+    EXPECT_EQ(rope.factor, 4) << key;
+  }
+  EXPECT_EQ(read(directory, with_heads()).rope.scaling, RopeScaling::none);
+}
+
+TEST(GgufConfig, yarn_scales_cosines_by_its_own_magnitude_or_the_files) {
+  const TempDir directory;
+  const auto yarn = [] {
+    return tiny_gguf()
+        .number("llama.attention.head_count", 4)
+        .text("llama.rope.scaling.type", "yarn")
+        .number("llama.rope.scaling.factor", 4);
+  };
+  EXPECT_NEAR(read(directory, yarn()).rope.attention_factor, 1 + 0.1 * std::log(4.0), 1e-12);
+  EXPECT_EQ(read(directory, yarn().number("llama.rope.scaling.yarn_attn_factor", 2)).rope.attention_factor, 2);
+}
+
 TEST(GgufConfig, minus_one_is_no_end_token) {
   const TempDir directory;
   const auto file = tiny_gguf().number("llama.attention.head_count", 4).number("tokenizer.ggml.eos_token_id", 0xffffffffu);
@@ -181,6 +207,8 @@ TEST(GgufConfig, faults_are_refused_by_key) {
   EXPECT_TRUE(contains(refused(with_heads().number("llama.attention.value_length", 4)), "differs from the key length 8"));
   EXPECT_TRUE(contains(refused(with_heads().text("llama.rope.scaling.type", "spiral")),
                        "'spiral' is not supported; supported are none, linear, yarn, longrope"));
+  EXPECT_TRUE(
+      contains(refused(with_heads().flag("llama.attention.causal", false)), "llama.attention.causal = false is not supported"));
 }
 
 }  // namespace
