@@ -197,8 +197,13 @@ class _Engine:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if self._charsmap is not None:
             text = self._charsmap.normalize(text, self.literals)
-        with _panic_as_error(self._source):
-            ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            with _panic_as_error(self._source):
+                ids: list[int] = self._library.encode(text, add_special_tokens=add_special_tokens).ids
+        except TokenizerError:
+            raise
+        except Exception as error:  # a vocabulary without a token for unknown characters meets one
+            raise TokenizerError(f"{self._source}: the text cannot be encoded: {error}") from error
         return ids
 
     def piece(self, token_id: int) -> str | None:

@@ -51,3 +51,12 @@ def test_a_part_of_another_kind_is_named(part: str, value: Any, message: str, tm
     path.write_text(json.dumps(content))
     with pytest.raises(TokenizerError, match=message):
         Tokenizer.from_directory(tmp_path)
+
+
+def test_a_vocabulary_that_has_no_token_for_a_character_says_so(tmp_path: Path) -> None:
+    model = {"type": "Unigram", "unk_id": None, "vocab": [["<|im_start|>", 0.0], ["<|im_end|>", 0.0], ["a", -1.0]]}
+    write_directory(tmp_path, model=model, added_tokens=[], pre_tokenizer=None, decoder=None)
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    assert tokenizer.encode("aa") == [2, 2]
+    with pytest.raises(TokenizerError, match=r"the text cannot be encoded: .*unk_id"):
+        tokenizer.encode("b")
