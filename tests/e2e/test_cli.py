@@ -115,9 +115,9 @@ def test_an_unsupported_architecture_ends_with_exit_code_2(tmp_path: Path, tiny:
     for file in tiny("llama").path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["GPTNeoXForCausalLM"]}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["BloomForCausalLM"]}))
     done = enginectl("complete", str(tmp_path), "1", "--skip-tokenizer", expect=2)
-    assert "'GPTNeoXForCausalLM' is not supported; supported are LlamaForCausalLM" in done.stderr
+    assert "'BloomForCausalLM' is not supported; supported are LlamaForCausalLM" in done.stderr
 
 
 def test_plan_is_what_loading_takes(talking: Path) -> None:
