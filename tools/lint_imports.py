@@ -14,7 +14,7 @@ from lint_common import Finding, files
 OWN = {"pagoda", "enginectl"}
 MODULE_OF_DISTRIBUTION = {"pyyaml": "yaml"}
 # Extras of users; the others (test, lint) are for developers and never imported by the package.
-USER_EXTRAS = ("hub",)
+USER_EXTRAS = ("hub", "verify")
 
 
 def _modules(requirements: list[str]) -> set[str]:

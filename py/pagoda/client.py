@@ -71,17 +71,15 @@ def inspect_text(files: ModelFiles) -> dict[str, Any]:
         text = load_model_text(files, metadata)
     except (ValueError, OSError) as error:
         return {"tokenizer": f"not usable: {error}", "num_tokens": None, "adds_bos": False, "chat_template": None}
-    tokenizer, template = text.tokenizer, text.chat_template
-    assert tokenizer is not None
-    source = None if template is None else template.source_for(None)
-    if template is not None:
-        template.close()
-    return {
-        "tokenizer": tokenizer.source,
-        "num_tokens": tokenizer.vocab_size,
-        "adds_bos": tokenizer.adds_bos,
-        "chat_template": source,
-    }
+    source = None
+    if text.chat_template is not None:
+        source = text.chat_template.source_for(None)
+        text.chat_template.close()
+    facts = {"chat_template": source, "tokenizer": "none", "num_tokens": None, "adds_bos": False}
+    if text.tokenizer is not None:
+        tokenizer = text.tokenizer
+        facts |= {"tokenizer": tokenizer.source, "num_tokens": tokenizer.vocab_size, "adds_bos": tokenizer.adds_bos}
+    return facts
 
 
 class _Stream:

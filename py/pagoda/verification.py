@@ -78,7 +78,7 @@ def verify(files: ModelFiles, progress: Callable[[int, int], None] | None = None
         return Verification(scan, None, "the comparison was not asked for")
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
-        return Verification(scan, None, f"{' and '.join(missing)} not installed; `pip install torch transformers`")
+        return Verification(scan, None, f"{' and '.join(missing)} not installed; `pip install 'pagoda-engine[verify]'`")
     try:
         reference = _load_reference(files)
     except Exception as error:  # transformers raises what its many loaders raise
