@@ -75,7 +75,7 @@ def inspect_text(files: ModelFiles) -> dict[str, Any]:
     if text.chat_template is not None:
         source = text.chat_template.source_for(None)
         text.chat_template.close()
-    facts = {"chat_template": source, "tokenizer": "none", "num_tokens": None, "adds_bos": False}
+    facts: dict[str, Any] = {"chat_template": source, "tokenizer": "none", "num_tokens": None, "adds_bos": False}
     if text.tokenizer is not None:
         tokenizer = text.tokenizer
         facts |= {"tokenizer": tokenizer.source, "num_tokens": tokenizer.vocab_size, "adds_bos": tokenizer.adds_bos}
