@@ -15,9 +15,10 @@ HfQuantisation::Reader HfQuantisation::make_reader(const std::string& method, co
   if (method == "gptq") return Gptq(config);
   if (method == "compressed-tensors") return CompressedTensors(config);
   if (method == "fp8" || method == "fbgemm_fp8") return Fp8(method, config);
+  if (method == "mxfp4") return Mxfp4();
   throw InvalidArgument(str(kQuantisationField, "quant_method '", method,
-                            "' is not supported; supported are awq, gptq, compressed-tensors, fp8 and fbgemm_fp8, plain "
-                            "safetensors in f32, f16 or bf16, and GGUF files"));
+                            "' is not supported; supported are awq, gptq, compressed-tensors, fp8, fbgemm_fp8 and mxfp4, "
+                            "plain safetensors in f32, f16 or bf16, and GGUF files"));
 }
 
 std::unique_ptr<HfQuantisation> HfQuantisation::read(const Json& config_json) {
@@ -37,6 +38,12 @@ std::optional<WeightPart> HfQuantisation::find(const WeightSource& source, const
                                                int64_t cols) const {
   require(rows >= 1 && cols >= 1, source.describe(), ": matrix ", name, " has no elements: [", rows, ", ", cols, "]");
   return std::visit([&](const auto& reader) { return reader.find(source, name, rows, cols); }, reader_);
+}
+
+std::optional<WeightPart> HfQuantisation::find_in_stack(const WeightSource& source, const std::string& name, StackPlace place,
+                                                        int64_t rows, int64_t cols) const {
+  const Mxfp4* mxfp4 = std::get_if<Mxfp4>(&reader_);
+  return mxfp4 ? mxfp4->find_in_stack(source, name, place, rows, cols) : std::nullopt;
 }
 
 std::string HfQuantisation::describe() const {

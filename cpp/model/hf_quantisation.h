@@ -15,6 +15,7 @@
 #include "model/compressed_tensors.h"
 #include "model/fp8.h"
 #include "model/gptq.h"
+#include "model/mxfp4.h"
 
 namespace pagoda {
 
@@ -31,11 +32,15 @@ class HfQuantisation {
   /// part reads the rest when a row is made. `source` outlives the part.
   std::optional<WeightPart> find(const WeightSource& source, const std::string& name, int64_t rows, int64_t cols) const;
 
+  /// The same for matrix `place` of a tensor that holds those of several experts.
+  std::optional<WeightPart> find_in_stack(const WeightSource& source, const std::string& name, StackPlace place, int64_t rows,
+                                          int64_t cols) const;
+
   const std::string& method() const { return method_; }  ///< quant_method: "awq"
   std::string describe() const;                          ///< "awq, 4 bits, groups of 128"
 
  private:
-  using Reader = std::variant<Awq, Gptq, CompressedTensors, Fp8>;
+  using Reader = std::variant<Awq, Gptq, CompressedTensors, Fp8, Mxfp4>;
 
   HfQuantisation(std::string method, Reader reader);
   static Reader make_reader(const std::string& method, const Json& config);

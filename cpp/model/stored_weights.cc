@@ -53,10 +53,14 @@ const StoredTensor& StoredWeights::find(const std::string& name) const {
   return *tensor;
 }
 
+std::optional<WeightPart> StoredWeights::quantised(const MatrixRequest& request) const {
+  if (!quantisation_) return std::nullopt;
+  if (request.count == 0) return quantisation_->find(source_, request.name, request.rows, request.cols);
+  return quantisation_->find_in_stack(source_, request.name, {request.index, request.count}, request.rows, request.cols);
+}
+
 WeightPart StoredWeights::matrix(const MatrixRequest& request) const {
-  if (quantisation_ && request.count == 0) {
-    if (std::optional<WeightPart> part = quantisation_->find(source_, request.name, request.rows, request.cols)) return *part;
-  }
+  if (std::optional<WeightPart> part = quantised(request)) return *part;
   std::vector<int64_t> shape{request.rows, request.cols};
   if (request.transposed) std::swap(shape[0], shape[1]);
   if (request.count > 0) shape.insert(shape.begin(), request.count);
@@ -72,23 +76,30 @@ WeightPart StoredWeights::matrix(const MatrixRequest& request) const {
   return request.transposed ? transposed_part(std::move(part)) : part;
 }
 
-std::vector<float> StoredWeights::vector(const std::string& name, int64_t size, bool read) const {
+const StoredTensor& StoredWeights::find_floats(const std::string& name, int64_t count, int64_t size) const {
   const StoredTensor& tensor = find(name);
   int64_t numel = 0;
-  const bool fits = tensor.shape.size() <= 2 && checked_numel(tensor.shape, &numel) && numel == size;
+  const std::vector<int64_t> expected = count == 1 ? std::vector<int64_t>{size} : std::vector<int64_t>{count, size};
+  const bool fits = tensor.shape == expected ||
+                    (count == 1 && tensor.shape.size() <= 2 && checked_numel(tensor.shape, &numel) && numel == size);
   require(fits, source_.describe(), ": tensor ", name, " has shape ", shape_text(tensor.shape), ", expected ",
-          shape_text({size}), " from the model configuration");
+          shape_text(expected), " from the model configuration");
   require(!is_quantised(tensor.format), source_.describe(), ": tensor ", name, " is stored in ",
           weight_format_info(tensor.format).name, ", expected plain floats");
-  std::vector<float> values(static_cast<size_t>(size));
-  if (read) dequantise_row(tensor.format, tensor.data, size, values.data());
-  return values;
+  return tensor;
+}
+
+std::vector<float> StoredWeights::vector(const std::string& name, int64_t size, bool read) const {
+  return stacked_vector(name, 0, 1, size, read);
 }
 
 std::vector<float> StoredWeights::stacked_vector(const std::string& name, int64_t index, int64_t count, int64_t size,
                                                  bool read) const {
-  const std::vector<float> all = vector(bias_name(name), count * size, read);
-  return {all.begin() + index * size, all.begin() + (index + 1) * size};
+  const StoredTensor& tensor = find_floats(name, count, size);
+  std::vector<float> values(static_cast<size_t>(size));
+  const std::byte* data = tensor.data + static_cast<size_t>(index) * weight_row_bytes(tensor.format, size);
+  if (read) dequantise_row(tensor.format, data, size, values.data());
+  return values;
 }
 
 WeightPart StoredWeights::single_row(const std::string& name, int64_t cols) const {

@@ -35,7 +35,7 @@ class StoredWeights {
   /// The tensor `name` of `size` values in one or two dimensions as floats; zeros, without reading it, unless `read`.
   std::vector<float> vector(const std::string& name, int64_t size, bool read) const;
 
-  /// Vector `index` of the tensor `name` of [count, size].
+  /// Vector `index` of the tensor `name` of [count, size], as `vector` reads it.
   std::vector<float> stacked_vector(const std::string& name, int64_t index, int64_t count, int64_t size, bool read) const;
 
   /// A matrix of one row, which files may store as [cols].
@@ -48,6 +48,10 @@ class StoredWeights {
 
  private:
   const StoredTensor& find(const std::string& name) const;
+  /// A tensor of plain floats: [count, size], or `size` of them in one or two dimensions when count is 1.
+  const StoredTensor& find_floats(const std::string& name, int64_t count, int64_t size) const;
+  /// The matrix if the checkpoint keeps it quantised by a Hugging Face method.
+  std::optional<WeightPart> quantised(const MatrixRequest& request) const;
 
   const WeightSource& source_;
   const HfQuantisation* quantisation_;

@@ -32,8 +32,8 @@ struct TensorNames {
   const char* gate_up;  ///< gate and up rows in one tensor, used when not null
   const char* down;
   const char* router;
-  const char*
-      experts;  ///< prefix of numbered experts' tensors ("mlp.experts."); null: each tensor below is [experts, rows, cols]
+  /// The experts' tensors. A '*' stands for the number of the expert whose tensor it is; a name without holds all experts:
+  /// [experts, rows, cols], biases [experts, rows].
   const char* expert_gate;
   const char* expert_up;
   const char* expert_gate_up;  ///< used when not null
@@ -68,11 +68,10 @@ inline constexpr TensorNames kHfNames{
     .gate_up = nullptr,
     .down = "mlp.down_proj",
     .router = "mlp.gate",
-    .experts = "mlp.experts.",
-    .expert_gate = "gate_proj",
-    .expert_up = "up_proj",
+    .expert_gate = "mlp.experts.*.gate_proj",
+    .expert_up = "mlp.experts.*.up_proj",
     .expert_gate_up = nullptr,
-    .expert_down = "down_proj",
+    .expert_down = "mlp.experts.*.down_proj",
     .shared_gate = "mlp.shared_expert.gate_proj",
     .shared_up = "mlp.shared_expert.up_proj",
     .shared_gate_up = nullptr,
@@ -103,7 +102,6 @@ inline constexpr TensorNames kGgufNames{
     .gate_up = nullptr,
     .down = "ffn_down",
     .router = "ffn_gate_inp",
-    .experts = nullptr,
     .expert_gate = "ffn_gate_exps",
     .expert_up = "ffn_up_exps",
     .expert_gate_up = nullptr,

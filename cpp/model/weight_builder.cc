@@ -76,6 +76,11 @@ std::vector<int32_t> alternating_order(int64_t intermediate) {
   return order;
 }
 
+/// Whether each expert has a tensor of its own: see TensorNames.
+bool is_numbered(const std::string& name) { return name.find('*') != std::string::npos; }
+
+std::string numbered(std::string name, int expert) { return name.replace(name.find('*'), 1, std::to_string(expert)); }
+
 /// Walks the checkpoint in a fixed order and turns tensors into weights. Without a backend it only measures.
 class WeightBuilder {
  public:
@@ -226,11 +231,11 @@ class WeightBuilder {
   }
 
   WeightPart expert_part(int layer, int e, const char* part, int64_t rows, int64_t cols) const {
-    MatrixRequest request{"", rows, cols, config_.layout.experts_transposed};
-    if (names_.experts) {
-      request.name = layer_tensor(names_, layer, names_.experts) + std::to_string(e) + "." + part;
+    const std::string name = layer_tensor(names_, layer, part);
+    MatrixRequest request{name, rows, cols, config_.layout.experts_transposed};
+    if (is_numbered(name)) {
+      request.name = numbered(name, e);
     } else {
-      request.name = layer_tensor(names_, layer, part);
       request.index = e;
       request.count = config_.moe.num_experts;
     }
@@ -238,8 +243,9 @@ class WeightBuilder {
   }
 
   std::vector<float> expert_bias(int layer, int e, const char* part, int64_t size) const {
-    if (names_.experts) return bias(layer_tensor(names_, layer, names_.experts) + std::to_string(e) + "." + part, size);
-    return stored_.stacked_vector(layer_tensor(names_, layer, part), e, config_.moe.num_experts, size, backend_);
+    const std::string name = layer_tensor(names_, layer, part);
+    if (is_numbered(name)) return bias(numbered(name, e), size);
+    return stored_.stacked_vector(stored_.bias_name(name), e, config_.moe.num_experts, size, backend_);
   }
 
   /// Stored as [1, hidden] or, in GGUF, as [hidden].

@@ -236,7 +236,7 @@ TEST(HfQuantisation, methods_and_settings_that_are_not_supported_are_named) {
   const std::pair<std::string, std::string> cases[] = {
       {R"({"quant_method": "bitsandbytes"})", "quant_method 'bitsandbytes' is not supported; supported are awq, gptq, "},
       {R"({"load_in_4bit": true})", "quant_method 'bitsandbytes' is not supported"},
-      {R"({"quant_method": "mxfp4"})", "quant_method 'mxfp4' is not supported"},
+      {R"({"quant_method": "hqq"})", "quant_method 'hqq' is not supported"},
       {R"({"bits": 4})", "quant_method '' is not supported"},
       {R"("awq")", "quantization_config must be an object, got the string \"awq\""},
       {R"({"quant_method": "awq", "bits": 8})", "bits must be 4 with awq, got 8"},
