@@ -11,7 +11,8 @@
 namespace pagoda {
 namespace {
 
-constexpr int64_t kNoToken = 0xffffffff;  // -1 in GGUF's unsigned 32 bits
+constexpr int64_t kGateSoftmax = 1, kGateSoftmaxChosen = 3;  // expert_gating_func; 0: not said
+constexpr int64_t kNoToken = 0xffffffff;                     // -1 in GGUF's unsigned 32 bits
 
 /// A tensor of divisors, one for each pair; empty when there is none of that name.
 std::vector<float> read_divisors(const GgufFile& file, const char* name) {
@@ -75,6 +76,11 @@ void read_experts(const GgufKeys& keys, ModelConfig& config) {
   config.moe.num_experts = keys.get_small("expert_count", 0);
   if (config.moe.num_experts == 0) return;
   config.moe.route.top_k = keys.get_small("expert_used_count");
+  const int64_t gating = keys.get_int("expert_gating_func", kGateSoftmax);
+  require(gating == 0 || gating == kGateSoftmax || gating == kGateSoftmaxChosen, keys.file.describe(), ": ",
+          keys.full("expert_gating_func"), " ", gating, " is not supported; supported are ", kGateSoftmax,
+          " (softmax over all experts) and ", kGateSoftmaxChosen, " (over the chosen)");
+  config.moe.route.softmax_first = gating != kGateSoftmaxChosen;
   config.moe.intermediate_size = keys.get_int("expert_feed_forward_length", keys.get_int("feed_forward_length", 0));
   config.moe.route.scale = keys.get_float("expert_weights_scale", 1);
   config.sparse_layers.assign(static_cast<size_t>(config.num_layers), true);

@@ -20,8 +20,12 @@ extern const Architecture olmo;
 extern const Architecture olmo2, olmo3;
 extern const Architecture phi, phi3;
 extern const Architecture gemma, gemma2, gemma3, gemma3_image;
-extern const Architecture granite;
+extern const Architecture granite, granite_moe, granite_moe_shared, granite_hybrid;
 extern const Architecture smollm3;
+extern const Architecture mixtral;
+extern const Architecture qwen2_moe, qwen3_moe;
+extern const Architecture olmoe;
+extern const Architecture gpt_oss;
 }  // namespace arch
 
 namespace {
@@ -40,12 +44,18 @@ const Architecture& find(std::string_view name, const char* Architecture::* colu
 }  // namespace
 
 const std::vector<const Architecture*>& architectures() {
-  static const std::vector<const Architecture*> rows{
-      &arch::llama,      &arch::mistral,      &arch::qwen2,   &arch::qwen3,     &arch::stablelm,  &arch::cohere,
-      &arch::cohere2,    &arch::gpt2,         &arch::neox,    &arch::internlm2, &arch::exaone,    &arch::exaone4,
-      &arch::starcoder2, &arch::glm,          &arch::glm4,    &arch::olmo,      &arch::ministral, &arch::mistral3_image,
-      &arch::olmo2,      &arch::olmo3,        &arch::phi,     &arch::phi3,      &arch::gemma,     &arch::gemma2,
-      &arch::gemma3,     &arch::gemma3_image, &arch::granite, &arch::smollm3};
+  static const std::vector<const Architecture*> rows{&arch::llama,          &arch::mistral,      &arch::qwen2,
+                                                     &arch::qwen3,          &arch::stablelm,     &arch::cohere,
+                                                     &arch::cohere2,        &arch::gpt2,         &arch::neox,
+                                                     &arch::internlm2,      &arch::exaone,       &arch::exaone4,
+                                                     &arch::starcoder2,     &arch::glm,          &arch::glm4,
+                                                     &arch::olmo,           &arch::ministral,    &arch::mistral3_image,
+                                                     &arch::olmo2,          &arch::olmo3,        &arch::phi,
+                                                     &arch::phi3,           &arch::gemma,        &arch::gemma2,
+                                                     &arch::gemma3,         &arch::gemma3_image, &arch::granite,
+                                                     &arch::smollm3,        &arch::granite_moe,  &arch::granite_moe_shared,
+                                                     &arch::granite_hybrid, &arch::mixtral,      &arch::qwen2_moe,
+                                                     &arch::qwen3_moe,      &arch::olmoe,        &arch::gpt_oss};
   return rows;
 }
 

@@ -1,11 +1,32 @@
-// Granite 3 (dense): a Llama with factors on embeddings, q·k, what a block adds, and logits.
+// Granite 3: a Llama with factors on embeddings, q·k, what a block adds, and logits; the same with a mixture of experts in
+// every layer, with or without an expert that every token passes; and those Granite 4 that are no hybrids.
 #include "core/check.h"
+#include "model/arch/experts.h"
 #include "model/gguf_config.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
 namespace pagoda::arch {
 namespace {
+
+constexpr TensorNames kMoeNames = [] {
+  TensorNames names = kHfNames;
+  names.router = "block_sparse_moe.router.layer";
+  names.expert_gate_up = "block_sparse_moe.input_linear";
+  names.expert_down = "block_sparse_moe.output_linear";
+  names.shared_gate_up = names.gate_up = "shared_mlp.input_linear";
+  names.shared_down = names.down = "shared_mlp.output_linear";
+  return names;
+}();
+
+/// As transformers has the experts in memory, and saves them when told not to go back to the released form.
+constexpr TensorNames kUnconvertedNames = [] {
+  TensorNames names = kMoeNames;
+  names.router = "block_sparse_moe.router";
+  names.expert_gate_up = "block_sparse_moe.experts.gate_up_proj";
+  names.expert_down = "block_sparse_moe.experts.down_proj";
+  return names;
+}();
 
 float inverse(std::string_view key, float divisor) {
   require(divisor != 0, key, " must not be 0");
@@ -33,9 +54,72 @@ void granite_gguf(const GgufKeys& keys, ModelConfig& config) {
   if (!keys.get_bool("rope.scaling.finetuned", true)) config.layer_ropes.assign(config.windows.size(), ModelConfig::kNoRope);
 }
 
+void granite_moe_hf(const Json& json, ModelConfig& config) {
+  granite_hf(json, config);
+  config.layout.names = &kMoeNames;
+  read_hf_experts(json, config.intermediate_size, config);
+  config.moe.route.softmax_first = false;
+}
+
+void granite_moe_shared_hf(const Json& json, ModelConfig& config) {
+  granite_moe_hf(json, config);
+  config.moe.shared_intermediate_size = json.get_int("shared_intermediate_size", 0);
+}
+
+/// Of layers without attention (Mamba) there is none. A model without experts has the shared one alone: an ordinary MLP.
+void granite_hybrid_hf(const Json& json, ModelConfig& config) {
+  const Json& types = json.at(any_key(json, {"layer_types", "layers_block_type"}));
+  require(types.is_array(), "config.json: layer_types must be an array, found ", types.describe());
+  for (const Json& type : types.items()) {
+    require(type.as_string() == "attention" || type.as_string() == "full_attention",
+            "config.json: layer_types: layers of type '", type.as_string(), "' are not supported, only 'attention' is");
+  }
+  if (json.get_int("num_local_experts") > 0) {
+    granite_moe_shared_hf(json, config);
+  } else {
+    granite_hf(json, config);
+    config.layout.names = &kMoeNames;
+    config.intermediate_size = json.get_int("shared_intermediate_size");
+  }
+  const std::string positions = json.get_string("position_embedding_type", "nope");
+  if (positions != "rope") config.layer_ropes.assign(config.windows.size(), ModelConfig::kNoRope);
+}
+
+void granite_moe_gguf(const GgufKeys& keys, ModelConfig& config) {
+  granite_gguf(keys, config);
+  config.moe.route.softmax_first = false;
+  config.moe.shared_intermediate_size = keys.get_int("expert_shared_feed_forward_length", 0);
+}
+
+void granite_moe_names(const WeightSource& source, ModelConfig& config) {
+  if (has_layer_tensor(source, config, kUnconvertedNames.expert_gate_up)) config.layout.names = &kUnconvertedNames;
+}
+
+constexpr const char* kMoeDefaults = R"({"num_local_experts": 8, "num_experts_per_tok": 2})";
+constexpr const char* kHybridDefaults =
+    R"({"num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024})";
+
 }  // namespace
 
-extern const Architecture granite;
+extern const Architecture granite, granite_moe, granite_moe_shared, granite_hybrid;
 const Architecture granite{"GraniteForCausalLM", "granite", granite_hf, granite_gguf};
+const Architecture granite_moe{.hf_name = "GraniteMoeForCausalLM",
+                               .gguf_name = "granitemoe",
+                               .adjust_hf = granite_moe_hf,
+                               .adjust_gguf = granite_moe_gguf,
+                               .hf_defaults = kMoeDefaults,
+                               .choose_names = granite_moe_names};
+const Architecture granite_moe_shared{.hf_name = "GraniteMoeSharedForCausalLM",
+                                      .gguf_name = nullptr,
+                                      .adjust_hf = granite_moe_shared_hf,
+                                      .adjust_gguf = nullptr,
+                                      .hf_defaults = kMoeDefaults,
+                                      .choose_names = granite_moe_names};
+const Architecture granite_hybrid{.hf_name = "GraniteMoeHybridForCausalLM",
+                                  .gguf_name = nullptr,
+                                  .adjust_hf = granite_hybrid_hf,
+                                  .adjust_gguf = nullptr,
+                                  .hf_defaults = kHybridDefaults,
+                                  .choose_names = granite_moe_names};
 
 }  // namespace pagoda::arch

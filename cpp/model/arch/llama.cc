@@ -1,6 +1,7 @@
 // Llama 1-3.x and what is a Llama by architecture (SmolLM2, Yi, Falcon 3, DeepSeek-LLM, ...), Mistral, Ministral, and the text
 // part of Mistral Small 3.1 and its like.
 #include "core/check.h"
+#include "model/arch/experts.h"
 #include "model/arch/text_part.h"
 #include "model/gguf_config.h"
 #include "model/hf_config.h"
@@ -14,12 +15,13 @@ void llama_hf(const Json& json, ModelConfig& config) {
   config.mlp_bias = json.get_bool("mlp_bias", false);
 }
 
-/// GGUF stores the q and k rows of this architecture in interleaved pairs. Mistral checkpoints carry the same name.
+/// GGUF stores the q and k rows of this architecture in interleaved pairs. Mistral and Mixtral carry the same name.
 void llama_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.layout.rope_rows_interleaved = true;
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
   config.mlp_bias = keys.has_tensor("blk.0.ffn_up.bias");
+  if (config.moe.num_experts > 0) read_gguf_mixtral(keys, config);
 }
 
 void mistral_hf(const Json& json, ModelConfig& config) {
