@@ -60,8 +60,22 @@ class Converter:
         yield name, data
 
     def is_transposed(self, name: str) -> bool:
-        """True for a matrix [in, out] (Conv1D), which files have as [out, in]."""
+        """True for matrices [..., in, out] (Conv1D), which files have as [..., out, in]."""
         return False
+
+    def kind(self, name: str, fmt: GGMLQuantizationType) -> GGMLQuantizationType:
+        """How a parameter of more than one dimension is stored in a file of `fmt`."""
+        return GGMLQuantizationType.F32 if name.endswith("norm.weight") else fmt
+
+    def quantise(self, values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+        """The rows of a matrix, or of several, as stored."""
+        return np.asarray(gguf.quants.quantize(values, kind))
+
+    def gguf_name(self, part: str, names: gguf.TensorNameMap) -> str:
+        """The name of a stored tensor: of `names`, which must know it."""
+        found = names.get_name(part, try_suffixes=(".weight", ".bias"))
+        assert found is not None, f"the gguf package knows no {part} in {self.arch}"
+        return found
 
     def extra_tensors(self, config: Any) -> Arrays:
         """Tensors by their GGUF names that are made from the configuration."""
@@ -151,16 +165,14 @@ def write_gguf(reference: Any, dequantised: Any, converter: Converter, path: Pat
         if config.tie_word_embeddings and name == "lm_head.weight":
             continue
         stored, kind = weight.numpy(), GGMLQuantizationType.F32
-        if weight.dim() > 1 and not name.endswith("norm.weight"):
-            kind = FORMATS[fmt]
+        if weight.dim() > 1:
+            kind = converter.kind(name, FORMATS[fmt])
             transposed = converter.is_transposed(name)
-            stored = gguf.quants.quantize(np.ascontiguousarray(stored.T) if transposed else stored, kind)
+            stored = converter.quantise(np.ascontiguousarray(stored.swapaxes(-1, -2)) if transposed else stored, kind)
             values = np.array(gguf.quants.dequantize(stored, kind), dtype=np.float32)
-            state[name].copy_(torch.from_numpy(values.T if transposed else values))
+            state[name].copy_(torch.from_numpy(values.swapaxes(-1, -2) if transposed else values))
         for part, data in converter.tensors(name, stored, config):
-            gguf_name = names.get_name(part, try_suffixes=(".weight", ".bias"))
-            assert gguf_name is not None, f"the gguf package knows no {part} in {converter.arch}"
-            writer.add_tensor(gguf_name, data, raw_dtype=kind)
+            writer.add_tensor(converter.gguf_name(part, names), data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
