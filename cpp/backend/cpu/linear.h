@@ -54,10 +54,12 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 
 /// out[T, N] = x[T, K] * weight[N, K]^T + bias[N] (or null). f32, rows may be strided; `workspace` is 64-byte aligned.
 ///
-/// Arithmetic: f32 and f16 weights times f32 input. bf16 weights times f32 input, or times input rounded to bf16 where
-/// kernels.rounds_to_bf16. Quantised weights times input quantised to 15 bits per row and block of 32 (QuantBlock); the integer
-/// products of a block are exact. Each element is one f32 accumulator over K in order: its bits depend on neither T nor the
-/// number of threads, and for quantised, f32 and f16 weights avx2 and avx512 agree.
+/// Arithmetic: f32, f16 and f8_e4m3 weights times f32 input, the last as unpack_row gives them. bf16 weights times f32 input,
+/// or times input rounded to bf16 where kernels.rounds_to_bf16. All other weights times input quantised to 15 bits per row and
+/// block of 32 (QuantBlock); the integer products of a block, or of its halves where those have scales of their own, are exact.
+/// Each element is one f32 accumulator over K in order: its bits depend on neither T nor the number of threads, and for all but
+/// bf16 weights avx2 and avx512 agree. A NaN or infinity makes the row or column that it stands in NaN or infinite, no other.
+/// Scales of mxfp4 below 2^-126 count as zero.
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
 

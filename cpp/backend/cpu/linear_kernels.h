@@ -26,9 +26,9 @@ struct QuantBlock {
   int32_t high[8];        ///< high bytes of q, four to a word, the first in the lowest byte
   int32_t low[8];         ///< low bytes of q
   float scale;            ///< max|x| / kMaxQuant
-  float scaled_sum;       ///< scale * sum(q), the factor of a q4_1 minimum
-  int32_t minus_8_sum;    ///< -8 * sum(q): undoes the offset of q4_0 nibbles
-  int32_t minus_128_sum;  ///< -128 * sum(q): undoes the offset of biased q8_0 bytes
+  float scaled_sum;       ///< scale * sum(q), the factor of a minimum
+  int32_t minus_8_sum;    ///< -8 * sum(q): undoes the bias of q4_0 codes
+  int32_t minus_128_sum;  ///< -128 * sum(q): undoes the bias of 8-bit codes
   int32_t half_sum[2];    ///< sum(q) of the first and the last 16 values, which some formats scale apart
 };
 

@@ -1,4 +1,4 @@
-// Fills the kernel table of one instruction set. Included last by each linear_<isa>.cc.
+// Fills the kernel table of one instruction set: one kernel per format and number of rows. Included by each linear_<isa>.cc.
 #pragma once
 
 #include <utility>
@@ -39,6 +39,9 @@ constexpr LinearKernels make_linear_kernels(Isa isa) {
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
     (fill_kernels<Simd, kIndex + 1>(kernels), ...);
   }(std::make_integer_sequence<int, Simd::kTileRows>{});
+  for (const auto& kernels_of_format : kernels.tile) {
+    if (!kernels_of_format[0]) throw "a format has no kernel";  // does not compile
+  }
   return kernels;
 }
 
