@@ -10,6 +10,12 @@ namespace {
 
 constexpr size_t kShownBytes = 60;  // of a string in an error text
 
+/// "8.0", not "8", so that an error text shows why it is no integer.
+std::string float_text(double value) {
+  const std::string text = str(value);
+  return text.find_first_not_of("-0123456789") == std::string::npos ? text + ".0" : text;
+}
+
 }  // namespace
 
 Json::Object::Object() = default;
@@ -44,7 +50,7 @@ std::string Json::describe() const {
     case Kind::boolean:
       return std::get<bool>(value_) ? "true" : "false";
     case Kind::number:
-      return is_integer() ? str(std::get<int64_t>(value_)) : str(std::get<double>(value_));
+      return is_integer() ? str(std::get<int64_t>(value_)) : float_text(std::get<double>(value_));
     case Kind::string: {
       const std::string& text = std::get<std::string>(value_);
       return str("the string \"", text.substr(0, kShownBytes), text.size() > kShownBytes ? "...\"" : "\"");

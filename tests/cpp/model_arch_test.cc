@@ -231,7 +231,7 @@ TEST(Glm, half_of_each_head_rotates_and_the_newer_one_norms_outputs_too) {
 
 TEST(Olmo, clipped_projections_are_refused) {
   EXPECT_FALSE(config_for("OlmoForCausalLM", {{"clip_qkv", "null"}}).norm_weight);
-  EXPECT_EQ(refusal("OlmoForCausalLM", {{"clip_qkv", "8.0"}}), "config.json: clip_qkv 8 is not supported");
+  EXPECT_EQ(refusal("OlmoForCausalLM", {{"clip_qkv", "8.0"}}), "config.json: clip_qkv 8.0 is not supported");
 }
 
 /// A file of `architecture` with four layers and an embedding.

@@ -95,7 +95,7 @@ TEST(Gemma, what_attends_otherwise_is_refused) {
               "config.json: use_bidirectional_attention = true is not supported");
   }
   EXPECT_EQ(refusal("Gemma3ForCausalLM", {{"attn_logit_softcapping", "50.0"}}),
-            "config.json: attn_logit_softcapping 50 is not supported");
+            "config.json: attn_logit_softcapping 50.0 is not supported");
   EXPECT_EQ(refusal("Gemma2ForCausalLM", {{"query_pre_attn_scalar", "0"}}),
             "config.json: query_pre_attn_scalar must be > 0, got 0");
   EXPECT_TRUE(contains(refusal("Gemma3ForCausalLM", {{"sliding_window_pattern", "0"}}), "must be >= 1, got 0"));
