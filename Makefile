@@ -9,12 +9,13 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # Tools of the package index (cmake, ninja) are found first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+FUZZ_SECONDS ?= 30
 # Folders are listed too: their time changes when a file is removed.
 SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake cpp $(wildcard cuda) py -name __pycache__ -prune -o -print)
 CMAKE_TESTS := cmake -S . -G Ninja -DPAGODA_TESTS=ON -DPAGODA_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY)
 
 .DELETE_ON_ERROR:
-.PHONY: serve chat bench test test-cpp test-python test-sanitize lint format clean help install
+.PHONY: serve chat bench test test-cpp test-python test-sanitize fuzz lint format clean help install
 
 serve: $(VENV)/package.stamp  ## build, install and start the server on 127.0.0.1:8000 (ARGS="..." are its flags)
 	@exec $(PY) -m enginectl serve $(ARGS)
@@ -44,6 +45,9 @@ test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-
 	@tools/quietly.sh "building with sanitizers" cmake --build build/asan -j $(JOBS)
 	@echo "== running the C++ tests under sanitizers" && tools/run_ctest.sh build/asan $(JOBS)
 
+fuzz: $(VENV)/package.stamp $(VENV)/fuzz.stamp  ## run every fuzzer on its corpus for FUZZ_SECONDS=30 (needs clang++)
+	@tools/fuzz.sh $(PY) $(FUZZ_SECONDS) $(JOBS)
+
 lint: $(VENV)/base.stamp $(VENV)/lint.stamp  ## floors, sizes, banned calls, ruff, mypy, clang-format
 	@PY=$(PY) tools/lint.sh
 
@@ -72,6 +76,10 @@ $(VENV)/package.stamp: $(VENV)/base.stamp $(SOURCES)
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
 	@tools/quietly.sh "installing the test packages (torch among them: a large download)" tools/install_extra.sh $(PY) test
+	@touch $@
+
+$(VENV)/fuzz.stamp: $(VENV)/base.stamp
+	@tools/quietly.sh "installing the fuzzing packages" tools/install_extra.sh $(PY) fuzz
 	@touch $@
 
 $(VENV)/lint.stamp: $(VENV)/base.stamp

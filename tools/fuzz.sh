@@ -1,0 +1,25 @@
+#!/bin/sh
+# Builds the C++ fuzzers and runs each for some seconds, then those of Python for as long as one of these together. Several run at
+# a time. Usage: tools/fuzz.sh <python of the environment> <seconds> <jobs>
+set -u
+cd "$(dirname "$0")/.." || exit 1
+python=$1
+seconds=$2
+jobs=$3
+case $seconds in
+  '' | *[!0-9]* | 0*) echo "the seconds must be a whole number from 1 on, got '$seconds'" >&2 && exit 1 ;;
+esac
+build=build/fuzz
+readers="safetensors gguf json"
+texts="config vocabulary chat"
+compiler=$(tools/fuzz_compiler.sh) || exit 1
+tools/quietly.sh "configuring the fuzzers" cmake -S . -B $build -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DPAGODA_FUZZ=ON \
+  -DPAGODA_PYTHON=OFF -DPAGODA_CUDA=OFF || exit 1
+tools/quietly.sh "building the fuzzers" cmake --build $build -j "$jobs" --target fuzz_safetensors fuzz_gguf fuzz_json || exit 1
+status=0
+echo "== fuzzing the C++ readers, $seconds s each"
+printf '%s\n' $readers | xargs -P "$jobs" -I '{}' tools/fuzz_run.sh '{}' "$seconds" $build/fuzz_'{}' || status=1
+echo "== fuzzing the Python readers, $((seconds / 3 + 1)) s each"
+printf '%s\n' $texts |
+  xargs -P "$jobs" -I '{}' tools/fuzz_run.sh '{}' $((seconds / 3 + 1)) "$python" tests/fuzz/fuzz_python.py '{}' || status=1
+exit $status
