@@ -75,7 +75,9 @@ def verify(files: ModelFiles, progress: Callable[[int, int], None] | None = None
     if listing["refusal"]:
         raise InvalidArgument(listing["refusal"])
     if not compare:
-        return Verification(scan, None, "the comparison was not asked for")
+        return Verification(scan, None, "it was not asked for")
+    if any(fault["num_nan"] or fault["num_inf"] for fault in scan["faults"]):
+        return Verification(scan, None, "nothing can be computed with NaN or infinite weights")
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         return Verification(scan, None, f"{' and '.join(missing)} not installed; `pip install 'pagoda-engine[verify]'`")
@@ -122,6 +124,10 @@ def _compare(files: ModelFiles, reference: Any, listing: dict[str, Any]) -> Comp
                 SamplingParams(prompt_logprobs=0, temperature=0, max_tokens=NUM_GREEDY, ignore_eos=True),
                 use_tqdm=False,
             )[0]
+            if output.outputs[0].error is not None:  # no usable logits: nothing agrees with that
+                differences.append(float("nan"))
+                total += NUM_GREEDY
+                continue
             generated = list(output.outputs[0].token_ids)
             logits = reference(torch.tensor([prompt + generated])).logits[0].float()
             expected = torch.log_softmax(logits, dim=-1)

@@ -126,6 +126,16 @@ def test_nan_and_infinity_are_found_where_they_are(
     out = capsys.readouterr().out
     assert f"{name}: 1 NaN, 2 infinite, the first at element 70" in out
     assert out.endswith("FAILED\n")
+    assert main(["models", "verify", str(path)]) == 2
+    assert "comparison: none: nothing can be computed with NaN" in capsys.readouterr().out
+
+
+def test_verify_fails_when_the_engine_finds_no_usable_logits(
+    damaged: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overflowing = damaged({"model.norm.weight": {3: 3e38, 4: -3e38}, "lm_head.weight": dict.fromkeys(range(64), 3e38)})
+    assert main(["models", "verify", str(overflowing)]) == 2
+    assert capsys.readouterr().out.endswith("FAILED\n")
 
 
 def test_doctor_checks_the_weights_of_a_model(
