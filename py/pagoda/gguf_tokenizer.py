@@ -26,6 +26,7 @@ from pagoda.sentencepiece_tokenizer import sentencepiece_json
 from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, added_token
 
 _SOURCE = "GGUF metadata"
+_NO_TOKEN = 0xFFFFFFFF  # -1 in GGUF's unsigned 32 bits
 _PREFIX = "tokenizer.ggml."
 _MODELS = "gpt2 (byte-level BPE), llama (SentencePiece BPE), t5 (SentencePiece Unigram)"
 _REFUSED = {
@@ -125,8 +126,9 @@ def _sentencepiece(
     charsmap = metadata.get(_PREFIX + "precompiled_charsmap", b"")
     if not isinstance(charsmap, list | bytes) or not all(isinstance(value, int) for value in charsmap):
         raise TokenizerError(f"{_SOURCE}: {_PREFIX}precompiled_charsmap must be an array of bytes")
-    unknown = metadata.get(_PREFIX + "unknown_token_id", types.index(UNKNOWN) if UNKNOWN in types else 0)
-    _token_at({_PREFIX + "unknown_token_id": unknown}, "unknown_token_id", tokens)
+    unknown = types.index(UNKNOWN) if UNKNOWN in types else 0
+    if _token_at(metadata, "unknown_token_id", tokens) is not None:
+        unknown = metadata[_PREFIX + "unknown_token_id"]
     # Exactly one piece is the unknown one; others of that type (paddings of the vocabulary) are control tokens.
     kinds = [CONTROL if kind == UNKNOWN else kind for kind in types]
     kinds[unknown] = UNKNOWN
@@ -146,9 +148,9 @@ def _sentencepiece(
 
 
 def _token_at(metadata: Mapping[str, Any], key: str, tokens: list[str]) -> str | None:
-    """The token that an id key names; None when the key is absent."""
+    """The token that an id key names; None when the key is absent or holds -1, signed or not."""
     token_id = metadata.get(_PREFIX + key)
-    if token_id is None:
+    if token_id is None or token_id in (-1, _NO_TOKEN):
         return None
     if not isinstance(token_id, int) or not 0 <= token_id < len(tokens):
         raise TokenizerError(f"{_SOURCE}: {_PREFIX}{key} must be in [0, {len(tokens) - 1}], got {token_id}")

@@ -105,6 +105,16 @@ def test_end_of_turn_tokens_are_reported() -> None:
     assert Tokenizer.from_gguf({**byte_level_gguf(), "tokenizer.ggml.eot_token_id": 0}).eos_token_ids == [0, 2]
 
 
+@pytest.mark.parametrize("absent", [-1, 0xFFFFFFFF])
+def test_minus_one_stands_for_no_token(absent: int) -> None:
+    ids = {f"tokenizer.ggml.{key}_token_id": absent for key in ("bos", "eot", "eom", "padding")}
+    tokenizer = Tokenizer.from_gguf({**byte_level_gguf(), **ids})
+    assert tokenizer.bos_token_id is None
+    assert tokenizer.eos_token_ids == [2]
+    spm = {**sentencepiece_gguf(), "tokenizer.ggml.unknown_token_id": absent}
+    assert Tokenizer.from_gguf(spm).encode("hello") == Tokenizer.from_gguf(sentencepiece_gguf()).encode("hello")
+
+
 def test_named_chat_templates_are_kept() -> None:
     tokenizer = Tokenizer.from_gguf({**byte_level_gguf(), "tokenizer.chat_template.tool_use": "tools"})
     assert isinstance(tokenizer.chat_template, dict)
