@@ -129,18 +129,29 @@ WeightPart pick_rows(const WeightPart& part, std::vector<int32_t> order) {
 
 WeightPart quantise_part(const WeightPart& part, WeightFormat format) {
   if (is_quantised(part.format) || part.cols % weight_format_info(format).block_values != 0) return part;
-  WeightPart quantised = part;
-  quantised.format = format;
-  quantised.data = nullptr;
+  return convert_part(part, format);
+}
+
+WeightPart convert_part(const WeightPart& part, WeightFormat format) {
+  WeightPart converted = part;
+  converted.format = format;
+  converted.data = nullptr;
   WeightPart stored = part;
   stored.row_order.clear();
-  quantised.read = [stored = std::move(stored), format](int64_t row, std::byte* out) {
+  converted.read = [stored = std::move(stored), format](int64_t row, std::byte* out) {
     std::vector<std::byte> scratch;
     std::vector<float> values(static_cast<size_t>(stored.cols));
     dequantise_row(stored.format, stored_row(stored, row, scratch), stored.cols, values.data());
     quantise_row(format, values.data(), stored.cols, out);
   };
-  return quantised;
+  return converted;
+}
+
+void read_row(const WeightPart& part, int64_t row, std::byte* out) {
+  const int64_t from = part.row_order.empty() ? row : part.row_order[static_cast<size_t>(row)];
+  if (part.read) return part.read(from, out);
+  const size_t bytes = weight_row_bytes(part.format, part.cols);
+  std::memcpy(out, part.data + static_cast<size_t>(from) * bytes, bytes);
 }
 
 }  // namespace pagoda

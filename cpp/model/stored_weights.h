@@ -67,4 +67,11 @@ WeightPart pick_rows(const WeightPart& part, std::vector<int32_t> order);
 /// else the part itself.
 WeightPart quantise_part(const WeightPart& part, WeightFormat format);
 
+/// The part with its rows decoded and written in `format` as they are read, whatever they are stored in. `format` can hold its
+/// columns.
+WeightPart convert_part(const WeightPart& part, WeightFormat format);
+
+/// Row `row` of the part, in its row_order: weight_row_bytes(format, cols) bytes to `out`.
+void read_row(const WeightPart& part, int64_t row, std::byte* out);
+
 }  // namespace pagoda
