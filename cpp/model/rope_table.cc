@@ -16,6 +16,10 @@ double blend(const RopeConfig& rope, double frequency, double kept) {
   return kept * frequency + (1 - kept) * frequency / rope.factor;
 }
 
+double pair_frequency(double theta, int rotary_dim, size_t pair) {
+  return std::pow(theta, -2.0 * static_cast<double>(pair) / rotary_dim);
+}
+
 double llama3_frequency(const RopeConfig& rope, double frequency) {
   const double turns = rope.original_context * frequency / (2 * std::numbers::pi);  // within the original context
   return blend(rope, frequency, (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor));
@@ -47,9 +51,19 @@ void check_divisors(const std::vector<float>& divisors, size_t num_pairs, const 
 
 }  // namespace
 
+std::vector<float> llama3_divisors(const RopeConfig& rope) {
+  std::vector<float> divisors(static_cast<size_t>(rope.rotary_dim / 2));
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    const double frequency = pair_frequency(rope.theta, rope.rotary_dim, i);
+    divisors[i] = static_cast<float>(frequency / llama3_frequency(rope, frequency));
+  }
+  return divisors;
+}
+
 std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t num_positions) {
   const auto num_pairs = static_cast<size_t>(rope.rotary_dim / 2);
-  const std::vector<float>* divisors = &rope.divisors;
+  const std::vector<float> own = rope.scaling == RopeScaling::llama3 ? llama3_divisors(rope) : std::vector<float>{};
+  const std::vector<float>* divisors = own.empty() ? &rope.divisors : &own;
   check_divisors(rope.divisors, num_pairs, "rope_freqs");
   double theta = rope.theta;
   if (rope.scaling == RopeScaling::longrope) {
@@ -61,9 +75,8 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t num_positio
   if (rope.scaling == RopeScaling::dynamic) theta = dynamic_theta(rope, static_cast<double>(num_positions));
   std::vector<double> frequencies(num_pairs);
   for (size_t i = 0; i < num_pairs; ++i) {
-    double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / rope.rotary_dim);
+    double frequency = pair_frequency(theta, rope.rotary_dim, i);
     if (rope.scaling == RopeScaling::linear) frequency /= rope.factor;
-    if (rope.scaling == RopeScaling::llama3) frequency = llama3_frequency(rope, frequency);
     if (rope.scaling == RopeScaling::yarn) frequency = yarn_frequency(rope, frequency, static_cast<double>(i));
     if (!divisors->empty()) frequency /= static_cast<double>((*divisors)[i]);
     frequencies[i] = frequency;

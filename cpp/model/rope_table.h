@@ -19,6 +19,10 @@ namespace pagoda {
 /// Throws InvalidArgument when there is not one divisor for each pair.
 std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t num_positions);
 
+/// By what llama3's rule divides the frequency of each pair, [rotary_dim / 2]. In float, as GGUF files keep it, so that both
+/// ways to say it give the same table.
+std::vector<float> llama3_divisors(const RopeConfig& rope);
+
 /// [num_positions, rotary_dim]: rotary_dim/2 cosines, then as many sines, times attention_factor. Angles are formed in float,
 /// as the references do.
 ///
