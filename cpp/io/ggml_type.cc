@@ -58,4 +58,11 @@ const GgmlType* find_ggml_type(uint32_t id) {
   return nullptr;
 }
 
+const GgmlType* find_ggml_type(WeightFormat format) {
+  for (const GgmlType& type : kTypes) {
+    if (type.format == format) return &type;
+  }
+  return nullptr;
+}
+
 }  // namespace pagoda

@@ -23,6 +23,9 @@ struct GgmlType {
 /// The type of that number, or null for one that is not known (some numbers were given up, others are to come).
 const GgmlType* find_ggml_type(uint32_t id);
 
+/// The type of the format, null for a format that GGUF has not.
+const GgmlType* find_ggml_type(WeightFormat format);
+
 /// "F32 F16 ...": the names of the types that have a format, for error texts.
 std::string supported_ggml_types();
 
