@@ -23,5 +23,6 @@ PYBIND11_MODULE(_core, module) {
   module.attr("ENGINE_FIELDS") = bindings::field_rows<EngineOptions>();
   bindings::bind_files(module);
   bindings::bind_models(module);
+  bindings::bind_convert(module);
   bindings::bind_engine(module);
 }

@@ -117,7 +117,7 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   const GgufKeys keys{file, config.architecture};
   require(keys.get_bool("attention.causal", true), file.describe(), ": ", keys.full("attention.causal"),
           " = false is not supported");
-  config.layout.names = &kGgufNames;
+  config.layout = architecture.gguf_layout;
   read_sizes(keys, config);
   read_experts(keys, config);
   config.intermediate_size = config.moe.num_experts ? keys.get_int("feed_forward_length", config.moe.intermediate_size)

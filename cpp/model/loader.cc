@@ -58,6 +58,20 @@ void check_not_quantised(const Checkpoint& checkpoint) {
   }
 }
 
+void read_directory(const std::string& path, Checkpoint& checkpoint) {
+  const fs::path config = fs::path(path) / "config.json";
+  require(fs::exists(config), path, ": config.json is missing; a model directory holds config.json and safetensors files");
+  const Json json = read_json(config);
+  checkpoint.config = read_hf_config(json);
+  checkpoint.quantisation = HfQuantisation::read(json);
+  add_generation_eos(path, checkpoint.config);
+}
+
+void choose_names(Checkpoint& checkpoint) {
+  const Architecture& architecture = find_hf_architecture(checkpoint.config.architecture);
+  if (architecture.choose_names) architecture.choose_names(*checkpoint.source, checkpoint.config);
+}
+
 WeightPlan weight_plan(const Checkpoint& checkpoint, int64_t num_positions) {
   return {checkpoint.config, *checkpoint.source, checkpoint.quantisation.get(), checkpoint.weight_format, num_positions};
 }
@@ -82,17 +96,19 @@ Checkpoint open_checkpoint(const std::string& path, const std::string& weight_fo
     checkpoint.source = std::move(file);
     checkpoint.is_gguf = true;
   } else {
-    const fs::path config = fs::path(path) / "config.json";
-    require(fs::exists(config), path, ": config.json is missing; a model directory holds config.json and safetensors files");
-    const Json json = read_json(config);
-    checkpoint.config = read_hf_config(json);
-    checkpoint.quantisation = HfQuantisation::read(json);
-    add_generation_eos(path, checkpoint.config);
+    read_directory(path, checkpoint);
     checkpoint.source = open_safetensors(path);
-    const Architecture& architecture = find_hf_architecture(checkpoint.config.architecture);
-    if (architecture.choose_names) architecture.choose_names(*checkpoint.source, checkpoint.config);
+    choose_names(checkpoint);
   }
   check_not_quantised(checkpoint);
+  return checkpoint;
+}
+
+Checkpoint open_checkpoint(const std::string& directory, std::unique_ptr<WeightSource> weights) {
+  Checkpoint checkpoint;
+  read_directory(directory, checkpoint);
+  checkpoint.source = std::move(weights);
+  choose_names(checkpoint);
   return checkpoint;
 }
 

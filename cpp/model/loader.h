@@ -30,6 +30,9 @@ struct Checkpoint {
 /// Throws InvalidArgument naming file and field, or for a weight_format of a checkpoint that is quantised already.
 Checkpoint open_checkpoint(const std::string& path, const std::string& weight_format = "auto");
 
+/// The same for a directory whose weights come from `weights`, with weight_format auto.
+Checkpoint open_checkpoint(const std::string& directory, std::unique_ptr<WeightSource> weights);
+
 /// The format that a weight_format of open_checkpoint means; nothing for "auto". Throws InvalidArgument listing those allowed.
 std::optional<WeightFormat> parse_weight_format(const std::string& name);
 

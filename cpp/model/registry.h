@@ -13,6 +13,7 @@ namespace pagoda {
 
 class WeightSource;
 struct GgufKeys;
+struct GgufKeyWriter;
 
 /// A family member. The readers hf_config.cc and gguf_config.cc fill what all families share; the row's functions set the
 /// switches.
@@ -30,6 +31,12 @@ struct Architecture {
   const char* hf_defaults = nullptr;
   /// Sets layout.names for a family whose Hugging Face checkpoints call tensors differently. Null: they do not.
   void (*choose_names)(const WeightSource& source, ModelConfig& config) = nullptr;
+  /// How its GGUF files name and arrange tensors; adjust_gguf may choose others for files that differ.
+  TensorLayout gguf_layout{.names = &kGgufNames};
+  /// Writes what adjust_gguf reads from metadata. Null: nothing but what all families share.
+  void (*write_gguf)(const ModelConfig& config, const GgufKeyWriter& keys) = nullptr;
+  /// The gguf_name under which its models are written, for a row without a name of its own. Null: they are not.
+  const char* written_as = nullptr;
 };
 
 /// Throws InvalidArgument that names the architecture and lists those supported.

@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "model/arch/layer_patterns.h"
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -75,6 +76,8 @@ void exaone4_gguf(const GgufKeys& keys, ModelConfig& config) {
   rotate_windowed_layers(config);
 }
 
+void write_exaone4(const ModelConfig& config, const GgufKeyWriter& keys) { write_gguf_windows(config, keys, kWindowPeriod); }
+
 constexpr const char* kExaoneDefaults = R"({"tie_word_embeddings": true, "layer_norm_epsilon": 1e-6})";
 constexpr const char* kExaone4Defaults = R"({"sliding_window": 4096, "sliding_window_pattern": 4, "rms_norm_eps": 1e-5})";
 
@@ -82,6 +85,11 @@ constexpr const char* kExaone4Defaults = R"({"sliding_window": 4096, "sliding_wi
 
 extern const Architecture exaone, exaone4;
 const Architecture exaone{"ExaoneForCausalLM", "exaone", exaone_hf, nullptr, nullptr, kExaoneDefaults};
-const Architecture exaone4{"Exaone4ForCausalLM", "exaone4", exaone4_hf, exaone4_gguf, nullptr, kExaone4Defaults};
+const Architecture exaone4{.hf_name = "Exaone4ForCausalLM",
+                           .gguf_name = "exaone4",
+                           .adjust_hf = exaone4_hf,
+                           .adjust_gguf = exaone4_gguf,
+                           .hf_defaults = kExaone4Defaults,
+                           .write_gguf = write_exaone4};
 
 }  // namespace pagoda::arch

@@ -8,6 +8,7 @@
 #include "model/arch/layer_ropes.h"
 #include "model/arch/text_part.h"
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -109,6 +110,18 @@ void gemma3_gguf(const GgufKeys& keys, ModelConfig& config) {
   set_local_rope(config, local);
 }
 
+void write_gemma2(const ModelConfig& config, const GgufKeyWriter& keys) {
+  keys.set_float("attn_logit_softcapping", static_cast<double>(config.attention_soft_cap));
+  keys.set_float("final_logit_softcapping", static_cast<double>(config.logit_soft_cap));
+  write_gguf_windows(config, keys, kGemma2Period);
+}
+
+void write_gemma3(const ModelConfig& config, const GgufKeyWriter& keys) {
+  if (config.logit_soft_cap != 0) keys.set_float("final_logit_softcapping", static_cast<double>(config.logit_soft_cap));
+  write_gguf_windows(config, keys, kGemma3Period);
+  if (!config.more_ropes.empty()) keys.set_float("rope.freq_base_swa", config.more_ropes[0].theta);
+}
+
 constexpr const char* kGemmaDefaults = R"({"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true})";
 
 constexpr const char* kGemma2Defaults = R"({
@@ -125,14 +138,25 @@ constexpr const char* kGemma3Defaults = R"({
 
 extern const Architecture gemma, gemma2, gemma3, gemma3_image;
 const Architecture gemma{"GemmaForCausalLM", "gemma", gemma_hf, gemma_gguf, nullptr, kGemmaDefaults};
-const Architecture gemma2{"Gemma2ForCausalLM", "gemma2", gemma2_hf, gemma2_gguf, nullptr, kGemma2Defaults};
-const Architecture gemma3{"Gemma3ForCausalLM", "gemma3", gemma3_hf, gemma3_gguf, nullptr, kGemma3Defaults};
+const Architecture gemma2{.hf_name = "Gemma2ForCausalLM",
+                          .gguf_name = "gemma2",
+                          .adjust_hf = gemma2_hf,
+                          .adjust_gguf = gemma2_gguf,
+                          .hf_defaults = kGemma2Defaults,
+                          .write_gguf = write_gemma2};
+const Architecture gemma3{.hf_name = "Gemma3ForCausalLM",
+                          .gguf_name = "gemma3",
+                          .adjust_hf = gemma3_hf,
+                          .adjust_gguf = gemma3_gguf,
+                          .hf_defaults = kGemma3Defaults,
+                          .write_gguf = write_gemma3};
 const Architecture gemma3_image{.hf_name = "Gemma3ForConditionalGeneration",
                                 .gguf_name = nullptr,
                                 .adjust_hf = gemma3_hf,
                                 .adjust_gguf = nullptr,
                                 .text_key = "text_config",
                                 .hf_defaults = kGemma3Defaults,
-                                .choose_names = gemma3_names};
+                                .choose_names = gemma3_names,
+                                .written_as = "gemma3"};
 
 }  // namespace pagoda::arch

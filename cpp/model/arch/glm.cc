@@ -35,8 +35,6 @@ void glm4_hf(const Json& json, ModelConfig& config) {
 void glm4_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.post_attn_norm = config.post_mlp_norm = true;
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
-  config.layout.rope_rows_interleaved = true;
-  config.layout.names = &kGlmGgufNames;
 }
 
 constexpr const char* kDefaults =
@@ -46,6 +44,11 @@ constexpr const char* kDefaults =
 
 extern const Architecture glm, glm4;
 const Architecture glm{"GlmForCausalLM", nullptr, glm_hf, nullptr, nullptr, kDefaults};
-const Architecture glm4{"Glm4ForCausalLM", "glm4", glm4_hf, glm4_gguf, nullptr, kDefaults};
+const Architecture glm4{.hf_name = "Glm4ForCausalLM",
+                        .gguf_name = "glm4",
+                        .adjust_hf = glm4_hf,
+                        .adjust_gguf = glm4_gguf,
+                        .hf_defaults = kDefaults,
+                        .gguf_layout = {.names = &kGlmGgufNames, .rope_rows_interleaved = true}};
 
 }  // namespace pagoda::arch

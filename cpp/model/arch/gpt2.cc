@@ -63,7 +63,6 @@ void gpt2_names(const WeightSource& source, ModelConfig& config) {
 void gpt2_gguf(const GgufKeys&, ModelConfig& config) {
   set_block(config);
   config.activation = Activation::gelu_tanh;
-  config.layout.names = &kGpt2GgufNames;
 }
 
 constexpr const char* kDefaults =
@@ -77,6 +76,7 @@ const Architecture gpt2{.hf_name = "GPT2LMHeadModel",
                         .adjust_hf = gpt2_hf,
                         .adjust_gguf = gpt2_gguf,
                         .hf_defaults = kDefaults,
-                        .choose_names = gpt2_names};
+                        .choose_names = gpt2_names,
+                        .gguf_layout = {.names = &kGpt2GgufNames}};
 
 }  // namespace pagoda::arch

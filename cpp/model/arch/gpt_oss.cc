@@ -2,6 +2,7 @@
 #include "core/check.h"
 #include "model/arch/experts.h"
 #include "model/arch/layer_patterns.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -62,8 +63,9 @@ void gpt_oss_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
   config.rope.truncate = false;
-  config.layout.names = &kGgufOwnNames;
 }
+
+void write_gpt_oss(const ModelConfig& config, const GgufKeyWriter& keys) { write_gguf_windows(config, keys, kWindowPeriod); }
 
 constexpr const char* kDefaults = R"({"num_local_experts": 128, "num_experts_per_tok": 4, "head_dim": 64, "sliding_window": 128,
     "rms_norm_eps": 1e-5, "rope_theta": 150000})";
@@ -75,6 +77,8 @@ const Architecture gpt_oss{.hf_name = "GptOssForCausalLM",
                            .gguf_name = "gpt-oss",
                            .adjust_hf = gpt_oss_hf,
                            .adjust_gguf = gpt_oss_gguf,
-                           .hf_defaults = kDefaults};
+                           .hf_defaults = kDefaults,
+                           .gguf_layout = {.names = &kGgufOwnNames},
+                           .write_gguf = write_gpt_oss};
 
 }  // namespace pagoda::arch

@@ -1,8 +1,11 @@
 // Granite 3: a Llama with factors on embeddings, q·k, what a block adds, and logits; the same with a mixture of experts in
 // every layer, with or without an expert that every token passes; and those Granite 4 that are no hybrids.
+#include <cmath>
+
 #include "core/check.h"
 #include "model/arch/experts.h"
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -43,7 +46,6 @@ void granite_hf(const Json& json, ModelConfig& config) {
 }
 
 void granite_gguf(const GgufKeys& keys, ModelConfig& config) {
-  config.layout.rope_rows_interleaved = true;
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
   config.mlp_bias = keys.has_tensor("blk.0.ffn_up.bias");
@@ -52,6 +54,22 @@ void granite_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.residual_scale = keys.get_float("residual_scale", 1);
   config.logit_scale = inverse(keys.full("logit_scale"), keys.get_float("logit_scale", 1));
   if (!keys.get_bool("rope.scaling.finetuned", true)) config.layer_ropes.assign(config.windows.size(), ModelConfig::kNoRope);
+}
+
+/// The number whose inverse is `value` to the bit.
+float divisor_of(float value) {
+  const float near = 1 / value;
+  for (const float divisor : {near, std::nextafter(near, 0.0f), std::nextafter(near, 2 * near)}) {
+    if (1 / divisor == value) return divisor;
+  }
+  return near;
+}
+
+void write_granite(const ModelConfig& config, const GgufKeyWriter& keys) {
+  keys.set_float("embedding_scale", static_cast<double>(config.embedding_scale));
+  keys.set_float("attention.scale", static_cast<double>(config.attention_scale));
+  keys.set_float("residual_scale", static_cast<double>(config.residual_scale));
+  keys.set_float("logit_scale", static_cast<double>(divisor_of(config.logit_scale)));
 }
 
 void granite_moe_hf(const Json& json, ModelConfig& config) {
@@ -95,6 +113,8 @@ void granite_moe_names(const WeightSource& source, ModelConfig& config) {
   if (has_layer_tensor(source, config, kUnconvertedNames.expert_gate_up)) config.layout.names = &kUnconvertedNames;
 }
 
+constexpr TensorLayout kGgufLayout{.names = &kGgufNames, .rope_rows_interleaved = true};
+
 constexpr const char* kMoeDefaults = R"({"num_local_experts": 8, "num_experts_per_tok": 2})";
 constexpr const char* kHybridDefaults =
     R"({"num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024})";
@@ -102,19 +122,27 @@ constexpr const char* kHybridDefaults =
 }  // namespace
 
 extern const Architecture granite, granite_moe, granite_moe_shared, granite_hybrid;
-const Architecture granite{"GraniteForCausalLM", "granite", granite_hf, granite_gguf};
+const Architecture granite{.hf_name = "GraniteForCausalLM",
+                           .gguf_name = "granite",
+                           .adjust_hf = granite_hf,
+                           .adjust_gguf = granite_gguf,
+                           .gguf_layout = kGgufLayout,
+                           .write_gguf = write_granite};
 const Architecture granite_moe{.hf_name = "GraniteMoeForCausalLM",
                                .gguf_name = "granitemoe",
                                .adjust_hf = granite_moe_hf,
                                .adjust_gguf = granite_moe_gguf,
                                .hf_defaults = kMoeDefaults,
-                               .choose_names = granite_moe_names};
+                               .choose_names = granite_moe_names,
+                               .gguf_layout = kGgufLayout,
+                               .write_gguf = write_granite};
 const Architecture granite_moe_shared{.hf_name = "GraniteMoeSharedForCausalLM",
                                       .gguf_name = nullptr,
                                       .adjust_hf = granite_moe_shared_hf,
                                       .adjust_gguf = nullptr,
                                       .hf_defaults = kMoeDefaults,
-                                      .choose_names = granite_moe_names};
+                                      .choose_names = granite_moe_names,
+                                      .written_as = "granitemoe"};
 const Architecture granite_hybrid{.hf_name = "GraniteMoeHybridForCausalLM",
                                   .gguf_name = nullptr,
                                   .adjust_hf = granite_hybrid_hf,

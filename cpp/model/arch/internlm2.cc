@@ -26,11 +26,9 @@ void internlm2_hf(const Json& json, ModelConfig& config) {
   config.layout.qkv_order = QkvOrder::grouped;
 }
 
-/// Converters split the fused matrix and interleave the rotary pairs of q and k.
 void internlm2_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
-  config.layout.rope_rows_interleaved = true;
 }
 
 constexpr const char* kDefaults = R"({"bias": true})";
@@ -38,6 +36,12 @@ constexpr const char* kDefaults = R"({"bias": true})";
 }  // namespace
 
 extern const Architecture internlm2;
-const Architecture internlm2{"InternLM2ForCausalLM", "internlm2", internlm2_hf, internlm2_gguf, nullptr, kDefaults};
+/// Converters split the fused matrix and interleave the rotary pairs of q and k.
+const Architecture internlm2{.hf_name = "InternLM2ForCausalLM",
+                             .gguf_name = "internlm2",
+                             .adjust_hf = internlm2_hf,
+                             .adjust_gguf = internlm2_gguf,
+                             .hf_defaults = kDefaults,
+                             .gguf_layout = {.names = &kGgufNames, .rope_rows_interleaved = true}};
 
 }  // namespace pagoda::arch

@@ -1,7 +1,9 @@
 // Windows and rotations by layer.
 #include "model/arch/layer_patterns.h"
 
+#include <algorithm>
 #include <variant>
+#include <vector>
 
 #include "core/check.h"
 
@@ -28,6 +30,15 @@ void read_gguf_windows(const GgufKeys& keys, ModelConfig& config, int64_t period
   for (size_t layer = 0; layer < config.windows.size(); ++layer) {
     config.windows[layer] = is_windowed.bool_at(layer) ? window : 0;
   }
+}
+
+void write_gguf_windows(const ModelConfig& config, const GgufKeyWriter& keys, int64_t period) {
+  ModelConfig periodic = config;
+  set_periodic_windows(periodic, *std::max_element(config.windows.begin(), config.windows.end()), period);
+  if (config.windows == periodic.windows) return;
+  std::vector<bool> is_windowed;
+  for (const int window : config.windows) is_windowed.push_back(window > 0);
+  keys.metadata.set(keys.full("attention.sliding_window_pattern"), is_windowed);
 }
 
 void rotate_windowed_layers(ModelConfig& config) {

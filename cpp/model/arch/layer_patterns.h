@@ -3,6 +3,7 @@
 
 #include "model/config.h"
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 
 namespace pagoda::arch {
 
@@ -14,6 +15,9 @@ void set_periodic_windows(ModelConfig& config, int window, int64_t period);
 /// a period) names, by default all but each `period`-th. Without a window no layer has one. Throws InvalidArgument naming the
 /// key for a list of another length.
 void read_gguf_windows(const GgufKeys& keys, ModelConfig& config, int64_t period);
+
+/// The reverse: writes the list where the windows are not those of `period`.
+void write_gguf_windows(const ModelConfig& config, const GgufKeyWriter& keys, int64_t period);
 
 /// Only layers with a window rotate q and k.
 void rotate_windowed_layers(ModelConfig& config);

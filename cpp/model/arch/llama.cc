@@ -15,9 +15,7 @@ void llama_hf(const Json& json, ModelConfig& config) {
   config.mlp_bias = json.get_bool("mlp_bias", false);
 }
 
-/// GGUF stores the q and k rows of this architecture in interleaved pairs. Mistral and Mixtral carry the same name.
 void llama_gguf(const GgufKeys& keys, ModelConfig& config) {
-  config.layout.rope_rows_interleaved = true;
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
   config.mlp_bias = keys.has_tensor("blk.0.ffn_up.bias");
@@ -49,15 +47,31 @@ constexpr const char* kMistralDefaults = R"({"sliding_window": 4096})";
 }  // namespace
 
 extern const Architecture llama, mistral, ministral, mistral3_image;
-const Architecture llama{"LlamaForCausalLM", "llama", llama_hf, llama_gguf};
-const Architecture mistral{"MistralForCausalLM", nullptr, mistral_hf, nullptr, nullptr, kMistralDefaults};
-const Architecture ministral{"MinistralForCausalLM", nullptr, ministral_hf, nullptr, nullptr, kMistralDefaults};
+/// GGUF stores the q and k rows of this architecture in interleaved pairs. Mistral and Mixtral carry the same name.
+const Architecture llama{.hf_name = "LlamaForCausalLM",
+                         .gguf_name = "llama",
+                         .adjust_hf = llama_hf,
+                         .adjust_gguf = llama_gguf,
+                         .gguf_layout = {.names = &kGgufNames, .rope_rows_interleaved = true}};
+const Architecture mistral{.hf_name = "MistralForCausalLM",
+                           .gguf_name = nullptr,
+                           .adjust_hf = mistral_hf,
+                           .adjust_gguf = nullptr,
+                           .hf_defaults = kMistralDefaults,
+                           .written_as = "llama"};
+const Architecture ministral{.hf_name = "MinistralForCausalLM",
+                             .gguf_name = nullptr,
+                             .adjust_hf = ministral_hf,
+                             .adjust_gguf = nullptr,
+                             .hf_defaults = kMistralDefaults,
+                             .written_as = "llama"};
 const Architecture mistral3_image{.hf_name = "Mistral3ForConditionalGeneration",
                                   .gguf_name = nullptr,
                                   .adjust_hf = mistral3_hf,
                                   .adjust_gguf = nullptr,
                                   .text_key = "text_config",
                                   .hf_defaults = kMistralDefaults,
-                                  .choose_names = mistral3_names};
+                                  .choose_names = mistral3_names,
+                                  .written_as = "llama"};
 
 }  // namespace pagoda::arch

@@ -33,6 +33,7 @@ const Architecture mixtral{.hf_name = "MixtralForCausalLM",
                            .adjust_hf = mixtral_hf,
                            .adjust_gguf = nullptr,
                            .hf_defaults = kDefaults,
-                           .choose_names = choose_stacked_experts};
+                           .choose_names = choose_stacked_experts,
+                           .written_as = "llama"};
 
 }  // namespace pagoda::arch

@@ -1,6 +1,7 @@
 // GPT-NeoX 20B and Pythia: LayerNorm, biases, a part of each head rotated, q, k and v of each head side by side in one matrix,
 // attention and MLP (each with a norm of its own) in parallel unless told otherwise.
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -41,12 +42,15 @@ void neox_hf(const Json& json, ModelConfig& config) {
   config.layout.qkv_order = QkvOrder::grouped;
 }
 
-/// Converters put the rows of q, k and v in three stacks. The file does not say which gelu; Pythia's is the exact one.
+/// The file does not say which gelu; Pythia's is the exact one.
 void neox_gguf(const GgufKeys& keys, ModelConfig& config) {
   set_block(config);
   config.parallel_block = keys.get_bool("use_parallel_residual", true);
   config.activation = Activation::gelu;
-  config.layout.names = &kNeoxGgufNames;
+}
+
+void write_neox(const ModelConfig& config, const GgufKeyWriter& keys) {
+  keys.set_bool("use_parallel_residual", config.parallel_block);
 }
 
 constexpr const char* kDefaults = R"({"rotary_pct": 0.25, "hidden_act": "gelu", "layer_norm_eps": 1e-5})";
@@ -54,6 +58,13 @@ constexpr const char* kDefaults = R"({"rotary_pct": 0.25, "hidden_act": "gelu", 
 }  // namespace
 
 extern const Architecture neox;
-const Architecture neox{"GPTNeoXForCausalLM", "gptneox", neox_hf, neox_gguf, nullptr, kDefaults};
+/// Converters put the rows of q, k and v in three stacks.
+const Architecture neox{.hf_name = "GPTNeoXForCausalLM",
+                        .gguf_name = "gptneox",
+                        .adjust_hf = neox_hf,
+                        .adjust_gguf = neox_gguf,
+                        .hf_defaults = kDefaults,
+                        .gguf_layout = {.names = &kNeoxGgufNames},
+                        .write_gguf = write_neox};
 
 }  // namespace pagoda::arch

@@ -24,12 +24,15 @@ void olmo_gguf(const GgufKeys& keys, ModelConfig& config) {
   set_block(config);
   const double clip = keys.get_double("attention.clamp_kqv", 0);
   require(clip == 0, keys.file.describe(), ": ", keys.full("attention.clamp_kqv"), " ", clip, " is not supported");
-  config.layout.rope_rows_interleaved = true;
 }
 
 }  // namespace
 
 extern const Architecture olmo;
-const Architecture olmo{"OlmoForCausalLM", "olmo", olmo_hf, olmo_gguf};
+const Architecture olmo{.hf_name = "OlmoForCausalLM",
+                        .gguf_name = "olmo",
+                        .adjust_hf = olmo_hf,
+                        .adjust_gguf = olmo_gguf,
+                        .gguf_layout = {.names = &kGgufNames, .rope_rows_interleaved = true}};
 
 }  // namespace pagoda::arch

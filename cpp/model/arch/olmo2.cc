@@ -3,6 +3,7 @@
 #include "model/arch/layer_patterns.h"
 #include "model/arch/layer_ropes.h"
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -51,11 +52,25 @@ void olmo2_gguf(const GgufKeys& keys, ModelConfig& config) {
   set_local_rope(config, local);
 }
 
+void write_olmo2(const ModelConfig& config, const GgufKeyWriter& keys) {
+  write_gguf_windows(config, keys, kWindowPeriod);
+  if (!config.more_ropes.empty()) keys.set_float("rope.freq_base_swa", config.more_ropes[0].theta);
+}
+
 }  // namespace
 
 extern const Architecture olmo2, olmo3;
-const Architecture olmo2{"Olmo2ForCausalLM", "olmo2", olmo2_hf, olmo2_gguf, nullptr, R"({"rms_norm_eps": 1e-5})"};
-const Architecture olmo3{
-    "Olmo3ForCausalLM", nullptr, olmo3_hf, nullptr, nullptr, R"({"rms_norm_eps": 1e-5, "sliding_window": 4096})"};
+const Architecture olmo2{.hf_name = "Olmo2ForCausalLM",
+                         .gguf_name = "olmo2",
+                         .adjust_hf = olmo2_hf,
+                         .adjust_gguf = olmo2_gguf,
+                         .hf_defaults = R"({"rms_norm_eps": 1e-5})",
+                         .write_gguf = write_olmo2};
+const Architecture olmo3{.hf_name = "Olmo3ForCausalLM",
+                         .gguf_name = nullptr,
+                         .adjust_hf = olmo3_hf,
+                         .adjust_gguf = nullptr,
+                         .hf_defaults = R"({"rms_norm_eps": 1e-5, "sliding_window": 4096})",
+                         .written_as = "olmo2"};
 
 }  // namespace pagoda::arch

@@ -24,8 +24,6 @@ void phi3_hf(const Json& json, ModelConfig& config) {
           "config.json: Phi3ForCausalLM's rope scaling type must be default or longrope");
 }
 
-void phi3_gguf(const GgufKeys&, ModelConfig& config) { config.layout.names = &kPhi3GgufNames; }
-
 constexpr TensorNames phi_names() {
   TensorNames names = kHfNames;
   names.final_norm = "model.final_layernorm";
@@ -68,6 +66,11 @@ constexpr const char* kPhi3Defaults = R"({"original_max_position_embeddings": 40
 
 extern const Architecture phi, phi3;
 const Architecture phi{"PhiForCausalLM", "phi2", phi_hf, phi2_gguf, nullptr, kPhiDefaults};
-const Architecture phi3{"Phi3ForCausalLM", "phi3", phi3_hf, phi3_gguf, nullptr, kPhi3Defaults};
+const Architecture phi3{.hf_name = "Phi3ForCausalLM",
+                        .gguf_name = "phi3",
+                        .adjust_hf = phi3_hf,
+                        .adjust_gguf = nullptr,
+                        .hf_defaults = kPhi3Defaults,
+                        .gguf_layout = {.names = &kPhi3GgufNames}};
 
 }  // namespace pagoda::arch

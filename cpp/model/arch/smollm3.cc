@@ -41,7 +41,6 @@ void smollm3_hf(const Json& json, ModelConfig& config) {
 }
 
 void smollm3_gguf(const GgufKeys& keys, ModelConfig& config) {
-  config.layout.rope_rows_interleaved = true;
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
   config.mlp_bias = keys.has_tensor("blk.0.ffn_up.bias");
@@ -51,7 +50,11 @@ void smollm3_gguf(const GgufKeys& keys, ModelConfig& config) {
 }  // namespace
 
 extern const Architecture smollm3;
-const Architecture smollm3{"SmolLM3ForCausalLM", "smollm3", smollm3_hf,
-                           smollm3_gguf,         nullptr,   R"({"rope_theta": 2000000.0, "tie_word_embeddings": true})"};
+const Architecture smollm3{.hf_name = "SmolLM3ForCausalLM",
+                           .gguf_name = "smollm3",
+                           .adjust_hf = smollm3_hf,
+                           .adjust_gguf = smollm3_gguf,
+                           .hf_defaults = R"({"rope_theta": 2000000.0, "tie_word_embeddings": true})",
+                           .gguf_layout = {.names = &kGgufNames, .rope_rows_interleaved = true}};
 
 }  // namespace pagoda::arch

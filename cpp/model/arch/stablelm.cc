@@ -1,6 +1,7 @@
 // StableLM 3B and StableLM 2: LayerNorm with bias, a part of each head rotated; the larger ones norm each head of q and k with
 // a weight of its own and run attention and MLP side by side.
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -34,11 +35,20 @@ void stablelm_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
 }
 
+void write_stablelm(const ModelConfig& config, const GgufKeyWriter& keys) {
+  keys.set_bool("use_parallel_residual", config.parallel_block);
+}
+
 constexpr const char* kDefaults = R"({"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5})";
 
 }  // namespace
 
 extern const Architecture stablelm;
-const Architecture stablelm{"StableLmForCausalLM", "stablelm", stablelm_hf, stablelm_gguf, nullptr, kDefaults};
+const Architecture stablelm{.hf_name = "StableLmForCausalLM",
+                            .gguf_name = "stablelm",
+                            .adjust_hf = stablelm_hf,
+                            .adjust_gguf = stablelm_gguf,
+                            .hf_defaults = kDefaults,
+                            .write_gguf = write_stablelm};
 
 }  // namespace pagoda::arch
