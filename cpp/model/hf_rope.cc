@@ -111,8 +111,13 @@ RopeConfig read_hf_rope(const Json& json, const Json* parameters, const ModelCon
 }
 
 RopeConfig read_hf_rope(const Json& json, const ModelConfig& config) {
-  const Json* parameters = json.find("rope_parameters");
-  if (!parameters || !parameters->is_object()) parameters = json.find("rope_scaling");
+  const Json* parameters = nullptr;
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const Json* value = json.find(key);
+    if (!value || value->is_null()) continue;
+    require(value->is_object(), "config.json: ", key, " must be an object, found ", value->describe());
+    parameters = value;
+  }
   return read_hf_rope(json, parameters, config);
 }
 

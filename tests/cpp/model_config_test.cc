@@ -65,7 +65,9 @@ TEST(HfConfig, families_set_their_switches) {
   EXPECT_TRUE(qwen2.qkv_bias);
   EXPECT_FALSE(qwen2.out_bias);
   EXPECT_EQ(qwen2.windows, (std::vector<int>{0, 0})) << "use_sliding_window is not set";
-  EXPECT_TRUE(config_with({{"architectures", R"(["Qwen3ForCausalLM"])"}}).qk_norm == QkNorm::head);
+  const ModelConfig qwen3 = config_with({{"architectures", R"(["Qwen3ForCausalLM"])"}});
+  EXPECT_EQ(qwen3.qk_norm, QkNorm::head);
+  EXPECT_EQ(qwen3.head_dim, 128) << "not hidden_size / num_attention_heads";
   EXPECT_EQ(config_with({{"architectures", R"(["MistralForCausalLM"])"}, {"sliding_window", "9"}}).windows,
             (std::vector<int>{9, 9}));
 }
@@ -77,6 +79,7 @@ TEST(HfConfig, qwen_windows_follow_layer_types_or_the_first_windowed_layer) {
   typed["layer_types"] = R"(["sliding_attention", "full_attention"])";
   counted["max_window_layers"] = "1";
   wrong["layer_types"] = R"(["full_attention"])";
+  EXPECT_EQ(config_with(base).windows, (std::vector<int>{0, 0})) << "the first windowed layer is 28 unless told";
   EXPECT_EQ(config_with(typed).windows, (std::vector<int>{9, 0}));
   EXPECT_EQ(config_with(counted).windows, (std::vector<int>{0, 9}));
   EXPECT_TRUE(contains(refusal(wrong), "layer_types has 1 entries, num_hidden_layers is 2"));
@@ -100,6 +103,8 @@ TEST(HfConfig, mismatches_are_refused_with_both_sides) {
   EXPECT_TRUE(contains(refusal({{"sliding_window", "-1"}, {"architectures", R"(["MistralForCausalLM"])"}}),
                        "sliding_window must be >= 0, got -1"));
   EXPECT_TRUE(contains(refusal({{"hidden_act", "\"tanh\""}}), "'tanh' is not supported; supported are silu, gelu"));
+  EXPECT_TRUE(contains(refusal({{"rope_scaling", "[2]"}}), "config.json: rope_scaling must be an object, found an array of 1"));
+  EXPECT_TRUE(contains(refusal({{"rope_parameters", "3"}}), "config.json: rope_parameters must be an object, found 3"));
   EXPECT_TRUE(contains(refusal({{"rope_scaling", R"({"type": "spiral", "factor": 2})"}}),
                        "'spiral' is not supported; supported are default, linear, dynamic, llama3, yarn, longrope"));
   EXPECT_TRUE(contains(refusal({{"rms_norm_eps", "2"}}), "rms_norm_eps must be in [0, 1), got 2"));

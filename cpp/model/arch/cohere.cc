@@ -58,7 +58,8 @@ void cohere2_gguf(const GgufKeys& keys, ModelConfig& config) {
   rotate_windowed_layers(config);
 }
 
-constexpr const char* kDefaults = R"({"tie_word_embeddings": true, "logit_scale": 0.0625, "layer_norm_eps": 1e-5})";
+constexpr const char* kDefaults =
+    R"({"tie_word_embeddings": true, "logit_scale": 0.0625, "layer_norm_eps": 1e-5, "rope_theta": 500000.0})";
 constexpr const char* kCohere2Defaults = R"({
   "tie_word_embeddings": true, "logit_scale": 0.0625, "layer_norm_eps": 1e-5,
   "sliding_window": 4096, "sliding_window_pattern": 4})";

@@ -10,7 +10,7 @@ void read_qwen_windows(const Json& json, ModelConfig& config) {
   if (!json.get_bool("use_sliding_window", false)) return;
   const int window = read_int(json, "sliding_window", 0);
   if (read_layer_types(json, config, window)) return;
-  const int64_t first = json.get_int("max_window_layers", 0);
+  const int64_t first = json.get_int("max_window_layers");
   for (size_t layer = 0; layer < config.windows.size(); ++layer) {
     config.windows[layer] = static_cast<int64_t>(layer) >= first ? window : 0;
   }
@@ -31,10 +31,13 @@ void qwen3_hf(const Json& json, ModelConfig& config) {
 
 void qwen3_gguf(const GgufKeys&, ModelConfig& config) { config.qk_norm = QkNorm::head; }
 
+constexpr const char* kQwen2Defaults = R"({"sliding_window": 4096, "max_window_layers": 28})";
+constexpr const char* kQwen3Defaults = R"({"sliding_window": 4096, "max_window_layers": 28, "head_dim": 128})";
+
 }  // namespace
 
 extern const Architecture qwen2, qwen3;
-const Architecture qwen2{"Qwen2ForCausalLM", "qwen2", qwen2_hf, qwen2_gguf};
-const Architecture qwen3{"Qwen3ForCausalLM", "qwen3", qwen3_hf, qwen3_gguf};
+const Architecture qwen2{"Qwen2ForCausalLM", "qwen2", qwen2_hf, qwen2_gguf, nullptr, kQwen2Defaults};
+const Architecture qwen3{"Qwen3ForCausalLM", "qwen3", qwen3_hf, qwen3_gguf, nullptr, kQwen3Defaults};
 
 }  // namespace pagoda::arch
