@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "model/arch/layer_patterns.h"
 #include "model/gguf_config.h"
+#include "model/gguf_config_writer.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
 
@@ -18,11 +19,11 @@ void set_block(ModelConfig& config) {
   config.norm = config.qk_norm_kind = NormKind::layer;
   config.parallel_block = true;
   config.mlp_norm = false;
-  config.layout.rope_rows_interleaved = true;
 }
 
 void cohere_hf(const Json& json, ModelConfig& config) {
   set_block(config);
+  config.layout.rope_rows_interleaved = true;
   require_switch(json, "use_parallel_block", true);
   require_switch(json, "use_gated_activation", true);
   config.logit_scale = read_float(json, "logit_scale", 1);
@@ -38,6 +39,10 @@ void cohere_gguf(const GgufKeys& keys, ModelConfig& config) {
   config.qkv_bias = keys.has_tensor("blk.0.attn_q.bias");
   config.out_bias = keys.has_tensor("blk.0.attn_output.bias");
   if (keys.has_tensor("blk.0.attn_q_norm.weight")) config.qk_norm = QkNorm::own_head;
+}
+
+void write_cohere(const ModelConfig& config, const GgufKeyWriter& keys) {
+  keys.set_float("logit_scale", static_cast<double>(config.logit_scale));
 }
 
 void cohere2_hf(const Json& json, ModelConfig& config) {
@@ -58,6 +63,13 @@ void cohere2_gguf(const GgufKeys& keys, ModelConfig& config) {
   rotate_windowed_layers(config);
 }
 
+void write_cohere2(const ModelConfig& config, const GgufKeyWriter& keys) {
+  write_cohere(config, keys);
+  write_gguf_windows(config, keys, kWindowPeriod);
+}
+
+constexpr TensorLayout kGgufLayout{.names = &kGgufNames, .rope_rows_interleaved = true};
+
 constexpr const char* kDefaults =
     R"({"tie_word_embeddings": true, "logit_scale": 0.0625, "layer_norm_eps": 1e-5, "rope_theta": 500000.0})";
 constexpr const char* kCohere2Defaults = R"({
@@ -67,7 +79,19 @@ constexpr const char* kCohere2Defaults = R"({
 }  // namespace
 
 extern const Architecture cohere, cohere2;
-const Architecture cohere{"CohereForCausalLM", "command-r", cohere_hf, cohere_gguf, nullptr, kDefaults};
-const Architecture cohere2{"Cohere2ForCausalLM", "cohere2", cohere2_hf, cohere2_gguf, nullptr, kCohere2Defaults};
+const Architecture cohere{.hf_name = "CohereForCausalLM",
+                          .gguf_name = "command-r",
+                          .adjust_hf = cohere_hf,
+                          .adjust_gguf = cohere_gguf,
+                          .hf_defaults = kDefaults,
+                          .gguf_layout = kGgufLayout,
+                          .write_gguf = write_cohere};
+const Architecture cohere2{.hf_name = "Cohere2ForCausalLM",
+                           .gguf_name = "cohere2",
+                           .adjust_hf = cohere2_hf,
+                           .adjust_gguf = cohere2_gguf,
+                           .hf_defaults = kCohere2Defaults,
+                           .gguf_layout = kGgufLayout,
+                           .write_gguf = write_cohere2};
 
 }  // namespace pagoda::arch
