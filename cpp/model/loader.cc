@@ -1,9 +1,11 @@
 // Opening of checkpoints and the two ways to a decoder: planned and loaded.
 #include "model/loader.h"
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "core/check.h"
@@ -43,6 +45,17 @@ void add_generation_eos(const fs::path& directory, ModelConfig& config) {
   if (fs::exists(path)) add_eos_tokens(read_json(path), "generation_config.json", config);
 }
 
+/// A head that is stored and is not the embedding's copy is the head, whatever config.json says: so it is in transformers.
+void untie_own_head(Checkpoint& checkpoint) {
+  ModelConfig& config = checkpoint.config;
+  if (!config.tied_embeddings) return;
+  const auto stored = [&](const char* name) { return checkpoint.source->find_bytes(str(name, ".weight")); };
+  const std::optional<TensorBytes> head = stored(config.layout.names->lm_head);
+  const std::optional<TensorBytes> embedding = stored(config.layout.names->embedding);
+  if (!head || !embedding) return;
+  config.tied_embeddings = head->bytes == embedding->bytes && std::memcmp(head->data, embedding->data, head->bytes) == 0;
+}
+
 /// Quantising what is quantised already would lose precision twice.
 void check_not_quantised(const Checkpoint& checkpoint) {
   if (!checkpoint.weight_format) return;
@@ -70,6 +83,7 @@ void read_directory(const std::string& path, Checkpoint& checkpoint) {
 void choose_names(Checkpoint& checkpoint) {
   const Architecture& architecture = find_hf_architecture(checkpoint.config.architecture);
   if (architecture.choose_names) architecture.choose_names(*checkpoint.source, checkpoint.config);
+  untie_own_head(checkpoint);
 }
 
 WeightPlan weight_plan(const Checkpoint& checkpoint, int64_t num_positions) {

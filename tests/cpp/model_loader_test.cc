@@ -1,6 +1,8 @@
 // Opening and loading checkpoints: every tensor is there with its shape, and what is planned is what is packed.
 #include <gtest/gtest.h>
 
+#include <cstring>
+
 #include "model/loader.h"
 #include "model_files.h"
 
@@ -53,11 +55,27 @@ TEST(Loader, a_tied_head_shares_the_embeddings_bytes) {
   auto config = tiny_config();
   config["tie_word_embeddings"] = "true";
   auto tensors = tiny_tensors();
+  tensors.erase("lm_head.weight");
   write_model(directory, config, tensors);
   const size_t tied = plan_decoder(open_checkpoint(directory.path()), cpu_traits(), 64)->weights().bytes;
-  write_model(directory, tiny_config(), tensors);
+  write_model(directory, tiny_config(), tiny_tensors());
   const auto untied = plan_decoder(open_checkpoint(directory.path()), cpu_traits(), 64);
   EXPECT_EQ(untied->weights().bytes - tied, untied->weights().lm_head.bytes);
+}
+
+TEST(Loader, a_stored_head_is_tied_only_if_it_is_the_embedding) {
+  const TempDir directory;
+  auto config = tiny_config();
+  config["tie_word_embeddings"] = "true";
+  write_model(directory, config, tiny_tensors());
+  EXPECT_FALSE(open_checkpoint(directory.path()).config.tied_embeddings);
+  std::string file = safetensors_bytes(tiny_tensors());
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof header);
+  const size_t head = sizeof header + header, bytes = 40 * 32 * sizeof(float);  // the embedding lies behind it
+  file.replace(head, bytes, file, head + bytes, bytes);
+  directory.write("model.safetensors", file);
+  EXPECT_TRUE(open_checkpoint(directory.path()).config.tied_embeddings);
 }
 
 TEST(Loader, faulty_tensors_are_named_with_both_shapes) {
