@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "core/check.h"
@@ -75,8 +76,13 @@ void read_directory(const std::string& path, Checkpoint& checkpoint) {
   const fs::path config = fs::path(path) / "config.json";
   require(fs::exists(config), path, ": config.json is missing; a model directory holds config.json and safetensors files");
   const Json json = read_json(config);
-  checkpoint.config = read_hf_config(json);
-  checkpoint.quantisation = HfQuantisation::read(json);
+  try {
+    checkpoint.config = read_hf_config(json);
+    checkpoint.quantisation = HfQuantisation::read(json);
+  } catch (const InvalidArgument& error) {
+    const std::string_view message = error.what(), file = "config.json: ";
+    throw InvalidArgument(str(config.string(), ": ", message.substr(message.starts_with(file) ? file.size() : 0)));
+  }
   add_generation_eos(path, checkpoint.config);
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <tuple>
 
 #include "model/loader.h"
 #include "model_files.h"
@@ -111,6 +112,20 @@ TEST(Loader, end_tokens_of_both_configurations_are_joined) {
   directory.write("generation_config.json", R"({"eos_token_id": 40})");
   EXPECT_TRUE(contains(error_of([&] { open_checkpoint(directory.path()); }),
                        "generation_config.json: eos_token_id must be in [0, 40), got 40"));
+}
+
+TEST(Loader, a_refused_configuration_is_named_with_its_path) {
+  const TempDir directory;
+  const std::string path = directory.path() + "/config.json: ";
+  for (const auto& [key, value, message] : {std::tuple{"hidden_act", "[1]", "hidden_act: expected a string, got an array of 1"},
+                                            {"hidden_act", "\"tanh\"", "hidden_act 'tanh' is not supported"},
+                                            {"head_dim", "258", "model configuration: head_dim must be even"},
+                                            {"quantization_config", "[]", "quantization_config must be an object"}}) {
+    auto config = tiny_config();
+    config[key] = value;
+    write_model(directory, config, tiny_tensors());
+    EXPECT_TRUE(error_of([&] { open_checkpoint(directory.path()); }).starts_with(path + message)) << key;
+  }
 }
 
 TEST(Loader, a_directory_without_a_configuration_says_what_is_missing) {
