@@ -12,6 +12,7 @@ namespace {
 constexpr int kMaxHeadDim = 256;
 constexpr int64_t kMaxSize = (int64_t{1} << 31) - 1;  // token ids and positions are int32
 constexpr int64_t kMaxExperts = 4096;
+constexpr double kMaxRopeFactor = 1e6;
 
 void require_size(const char* name, int64_t value, int64_t max) {
   require(value >= 1 && value <= max, "model configuration: ", name, " must be in [1, ", max, "], got ", value);
@@ -24,9 +25,13 @@ void require_finite(const char* name, double value) {
 void check_rope(const RopeConfig& rope, int head_dim) {
   require(rope.rotary_dim >= 0 && rope.rotary_dim <= head_dim && rope.rotary_dim % 2 == 0,
           "model configuration: rotary dimension must be even and at most head_dim ", head_dim, ", got ", rope.rotary_dim);
-  require(rope.theta > 0 && std::isfinite(rope.theta), "model configuration: rope_theta must be > 0, got ", rope.theta);
-  require(rope.factor > 0 && std::isfinite(rope.factor), "model configuration: rope scaling factor must be > 0, got ",
-          rope.factor);
+  const bool scaled = rope.scaling != RopeScaling::none;
+  require(rope.theta > (scaled ? 1 : 0) && std::isfinite(rope.theta), "model configuration: rope_theta must be > ",
+          scaled ? "1 with rope scaling" : "0", ", got ", rope.theta);
+  require(rope.factor > 0 && rope.factor <= kMaxRopeFactor, "model configuration: rope scaling factor must be in (0, ",
+          kMaxRopeFactor, "], got ", rope.factor);
+  require(rope.original_context >= 0 && rope.original_context <= static_cast<double>(kMaxSize),
+          "model configuration: rope scaling's original context must be in [0, ", kMaxSize, "], got ", rope.original_context);
   require(rope.scaling != RopeScaling::dynamic || rope.rotary_dim != 2,
           "model configuration: dynamic rope scaling needs a rotary dimension above 2");
   require_finite("rope scaling attention_factor", rope.attention_factor);

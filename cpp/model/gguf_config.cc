@@ -86,6 +86,14 @@ void read_experts(const GgufKeys& keys, ModelConfig& config) {
   config.sparse_layers.assign(static_cast<size_t>(config.num_layers), true);
 }
 
+float read_norm_eps(const GgufKeys& keys) {
+  const char* rms = "attention.layer_norm_rms_epsilon";
+  const char* layer = "attention.layer_norm_epsilon";
+  require(keys.has(rms) || keys.has(layer), keys.file.describe(), ": ", keys.full(rms), " or ", keys.full(layer),
+          " is missing");
+  return keys.get_float(keys.has(rms) ? rms : layer, 0);
+}
+
 void read_sizes(const GgufKeys& keys, ModelConfig& config) {
   const StoredTensor* embedding = keys.file.find("token_embd.weight");
   require(embedding && embedding->shape.size() == 2, keys.file.describe(), ": token_embd.weight must be a matrix");
@@ -110,7 +118,9 @@ int GgufKeys::fitting(const char* key, int64_t value) const {
   return static_cast<int>(value);
 }
 
-ModelConfig read_gguf_config(const GgufFile& file) {
+namespace {
+
+ModelConfig read_config(const GgufFile& file) {
   ModelConfig config;
   config.architecture = file.get_string("general.architecture");
   const Architecture& architecture = find_gguf_architecture(config.architecture);
@@ -122,7 +132,7 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   read_experts(keys, config);
   config.intermediate_size = config.moe.num_experts ? keys.get_int("feed_forward_length", config.moe.intermediate_size)
                                                     : keys.get_int("feed_forward_length");
-  config.norm_eps = keys.get_float("attention.layer_norm_rms_epsilon", keys.get_double("attention.layer_norm_epsilon", 1e-6));
+  config.norm_eps = read_norm_eps(keys);
   config.tied_embeddings = !file.find("output.weight");
   config.windows.assign(static_cast<size_t>(config.num_layers), keys.get_small("attention.sliding_window", 0));
   add_end_tokens(file, config);
@@ -130,6 +140,18 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   if (architecture.adjust_gguf) architecture.adjust_gguf(keys, config);
   config.validate();
   return config;
+}
+
+}  // namespace
+
+ModelConfig read_gguf_config(const GgufFile& file) {
+  try {
+    return read_config(file);
+  } catch (const InvalidArgument& error) {
+    const std::string_view message = error.what();
+    if (message.starts_with(file.describe())) throw;
+    throw InvalidArgument(str(file.describe(), ": ", message));
+  }
 }
 
 }  // namespace pagoda

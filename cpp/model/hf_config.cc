@@ -13,8 +13,8 @@ namespace {
 
 const std::string& architecture_name(const Json& json) {
   const Json* names = json.find("architectures");
-  require(names && names->is_array() && names->items().size() == 1, "config.json: `architectures` must hold one name, got ",
-          names ? names->describe() : "nothing");
+  require(names && names->is_array() && names->items().size() == 1 && names->items()[0].is_string(),
+          "config.json: `architectures` must hold one name, got ", names ? names->describe() : "nothing");
   return names->items()[0].as_string();
 }
 
@@ -103,8 +103,11 @@ void add_eos_tokens(const Json& json, const char* file, ModelConfig& config) {
   const std::string key = str(file, ": eos_token_id");
   const Json* ids = json.find("eos_token_id");
   if (!ids || ids->is_null()) return;
-  if (!ids->is_array()) return config.add_eos_token(key.c_str(), ids->as_int());
-  for (const Json& id : ids->items()) config.add_eos_token(key.c_str(), id.as_int());
+  if (!ids->is_array()) return config.add_eos_token(key.c_str(), json.get_int("eos_token_id"));
+  for (const Json& id : ids->items()) {
+    require(id.is_integer(), key, " must hold integers, found ", id.describe());
+    config.add_eos_token(key.c_str(), id.as_int());
+  }
 }
 
 ModelConfig read_hf_config(const Json& document) {

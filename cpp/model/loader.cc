@@ -17,6 +17,7 @@
 #include "model/gguf_config.h"
 #include "model/hf_config.h"
 #include "model/registry.h"
+#include "model/unused_tensors.h"
 
 namespace pagoda {
 namespace {
@@ -92,8 +93,8 @@ void choose_names(Checkpoint& checkpoint) {
   untie_own_head(checkpoint);
 }
 
-WeightPlan weight_plan(const Checkpoint& checkpoint, int64_t num_positions) {
-  return {checkpoint.config, *checkpoint.source, checkpoint.quantisation.get(), checkpoint.weight_format, num_positions};
+WeightPlan weight_plan(const Checkpoint& checkpoint, const WeightSource& source, int64_t num_positions) {
+  return {checkpoint.config, source, checkpoint.quantisation.get(), checkpoint.weight_format, num_positions};
 }
 
 }  // namespace
@@ -133,12 +134,16 @@ Checkpoint open_checkpoint(const std::string& directory, std::unique_ptr<WeightS
 }
 
 std::unique_ptr<Decoder> plan_decoder(const Checkpoint& checkpoint, const BackendTraits& traits, int64_t num_positions) {
-  return std::make_unique<Decoder>(checkpoint.config, plan_weights(weight_plan(checkpoint, num_positions), traits));
+  const TrackedSource source(*checkpoint.source);
+  DecoderWeights weights = plan_weights(weight_plan(checkpoint, source, num_positions), traits);
+  refuse_unused_tensors(source, checkpoint.config);
+  return std::make_unique<Decoder>(checkpoint.config, std::move(weights));
 }
 
 std::unique_ptr<Decoder> load_decoder(const Checkpoint& checkpoint, Backend& backend, int64_t num_positions,
                                       const LoadProgress& progress) {
-  return std::make_unique<Decoder>(checkpoint.config, pack_weights(weight_plan(checkpoint, num_positions), backend, progress));
+  const WeightPlan plan = weight_plan(checkpoint, *checkpoint.source, num_positions);
+  return std::make_unique<Decoder>(checkpoint.config, pack_weights(plan, backend, progress));
 }
 
 }  // namespace pagoda

@@ -24,7 +24,8 @@ def render_listing(listing: Mapping[str, Any], all_tensors: bool) -> str:
     if listing["refusal"]:
         rows.append(("supported", f"no: {listing['refusal']}"))
     else:
-        rows.append(("supported", "yes"))
+        usable = listing["text"]["num_tokens"] is not None
+        rows.append(("supported", "yes" if usable else "with prompts of token ids only: the tokenizer is not usable"))
         rows.append(("parameters", _parameters(listing)))
         rows.append(("in memory", f"{size_text(listing['packed_bytes'])} with rotary tables for the whole context"))
         rows += list(listing["facts"].items())

@@ -81,7 +81,7 @@ def _inspect(args: argparse.Namespace, model: str) -> int:
         print(json.dumps(listing))
     else:
         print(render_listing(listing, args.tensors))
-    return 0 if not listing["refusal"] else FAILED
+    return 0 if not listing["refusal"] and listing["text"]["num_tokens"] is not None else FAILED
 
 
 def _verify(args: argparse.Namespace, model: str) -> int:
@@ -100,7 +100,11 @@ def _verify(args: argparse.Namespace, model: str) -> int:
 
 
 def _as_json(result: Verification) -> dict[str, Any]:
-    comparison = result.comparison and {**dataclasses.asdict(result.comparison), "agrees": result.comparison.agrees}
+    comparison = None
+    if result.comparison is not None:
+        values = dataclasses.asdict(result.comparison)
+        comparison = {name: None if value != value else value for name, value in values.items()}  # JSON has no NaN
+        comparison["agrees"] = result.comparison.agrees
     return {"passed": result.passed, "scan": result.scan, "comparison": comparison, "skipped": result.skipped}
 
 

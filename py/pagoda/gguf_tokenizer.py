@@ -27,6 +27,7 @@ from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, added_token
 
 _SOURCE = "GGUF metadata"
 _NO_TOKEN = 0xFFFFFFFF  # -1 in GGUF's unsigned 32 bits
+_SPLITS_AS_GPT2 = (None, "gpt2", "gptneox", "starcoder", "phi2")  # their files need not name it
 _PREFIX = "tokenizer.ggml."
 _MODELS = "gpt2 (byte-level BPE), llama (SentencePiece BPE), t5 (SentencePiece Unigram)"
 _REFUSED = {
@@ -88,6 +89,11 @@ def _read_vocabulary(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]
 
 def _byte_level_bpe(metadata: Mapping[str, Any], tokens: list[str]) -> tuple[dict[str, Any], bool]:
     name = metadata.get(_PREFIX + "pre", "default")
+    if _PREFIX + "pre" not in metadata and metadata.get("general.architecture") not in _SPLITS_AS_GPT2:
+        raise TokenizerError(
+            f"{_SOURCE}: {_PREFIX}pre is missing, so the file does not say how text is split before it is tokenized; "
+            "convert the model again with a current converter"
+        )
     pre = PRE_TOKENIZERS.get(name) if isinstance(name, str) else None
     if pre is None:
         raise TokenizerError(

@@ -46,8 +46,10 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the mean difference is within what arithmetic explains. A greedy tie may turn and does not count."""
-        return self.mean_difference <= self.limit
+        """Whether the mean difference is within what arithmetic explains and the greedy tokens are the same but for a few
+        ties that turned.
+        """
+        return self.mean_difference <= self.limit and self.num_greedy_equal >= 0.9 * self.num_greedy
 
 
 @dataclass(frozen=True, slots=True)

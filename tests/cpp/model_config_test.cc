@@ -107,6 +107,12 @@ TEST(HfConfig, mismatches_are_refused_with_both_sides) {
   EXPECT_TRUE(contains(refusal({{"rope_parameters", "3"}}), "config.json: rope_parameters must be an object, found 3"));
   EXPECT_TRUE(contains(refusal({{"rope_scaling", R"({"type": "spiral", "factor": 2})"}}),
                        "'spiral' is not supported; supported are default, linear, dynamic, llama3, yarn, longrope"));
+  EXPECT_TRUE(contains(refusal({{"eos_token_id", R"([2, "x"])"}}), "eos_token_id must hold integers, found the string"));
+  EXPECT_TRUE(contains(refusal({{"eos_token_id", R"("2")"}}), "eos_token_id"));
+  EXPECT_TRUE(contains(refusal({{"architectures", "[3]"}}), "`architectures` must hold one name"));
+  EXPECT_TRUE(contains(refusal({{"rope_theta", "1"}, {"rope_scaling", R"({"type": "yarn", "factor": 2})"}}),
+                       "rope_theta must be > 1 with rope scaling, got 1"));
+  EXPECT_TRUE(contains(refusal({{"rope_scaling", R"({"type": "dynamic", "factor": 1e300})"}}), "factor must be in (0, 1e+06]"));
   EXPECT_TRUE(contains(refusal({{"rms_norm_eps", "2"}}), "rms_norm_eps must be in [0, 1), got 2"));
 }
 
@@ -150,6 +156,7 @@ GgufText tiny_gguf() {
   GgufText file;
   file.text("general.architecture", "llama").number("llama.embedding_length", 32).number("llama.feed_forward_length", 48);
   file.number("llama.block_count", 2).number("llama.context_length", 64);
+  file.number("llama.attention.layer_norm_rms_epsilon", 0);
   return file;
 }
 

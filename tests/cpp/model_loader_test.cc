@@ -96,6 +96,21 @@ TEST(Loader, faulty_tensors_are_named_with_both_shapes) {
   EXPECT_TRUE(contains(refusal(tiny_config(), tensors), "tensor lm_head.weight is missing"));
 }
 
+TEST(Loader, tensors_of_a_layer_that_nobody_asked_for_are_refused_unless_they_are_zero) {
+  auto tensors = tiny_tensors();
+  tensors["model.layers.1.self_attn.rotary_emb.inv_freq"] = {4};
+  tensors["model.layers.2.self_attn.q_proj.bias"] = {32};  // beyond the two layers
+  tensors["vision.layers.0.norm.weight"] = {32};
+  EXPECT_EQ(refusal(tiny_config(), tensors), "");
+  tensors["model.layers.1.self_attn.q_proj.bias"] = {32};
+  EXPECT_TRUE(contains(refusal(tiny_config(), tensors),
+                       "tensor model.layers.1.self_attn.q_proj.bias is no part of the LlamaForCausalLM that the "
+                       "configuration describes"));
+  auto config = tiny_config();
+  config["attention_bias"] = "true";
+  EXPECT_TRUE(contains(refusal(config, tensors), "model.layers.0.self_attn.q_proj.bias is missing"));
+}
+
 TEST(Loader, biases_are_wanted_when_the_configuration_says_so) {
   auto config = tiny_config();
   config["attention_bias"] = "true";

@@ -47,8 +47,10 @@ void set_query_scale(const Json& json, ModelConfig& config) {
 
 void gemma_hf(const Json& json, ModelConfig& config) {
   set_hf_block(json, config);
-  // The published files say "gelu" and mean its approximation.
-  if (config.activation == Activation::gelu) config.activation = Activation::gelu_tanh;
+  // The published files say hidden_act "gelu" and mean its approximation; hidden_activation means what it says.
+  const Json* stated = json.find("hidden_activation");
+  const bool literal = stated && !stated->is_null();
+  if (!literal && config.activation == Activation::gelu) config.activation = Activation::gelu_tanh;
 }
 
 void gemma_gguf(const GgufKeys&, ModelConfig& config) {
