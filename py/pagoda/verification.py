@@ -46,9 +46,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the mean difference is within what arithmetic explains and the greedy tokens are the same but for a few
-        ties that turned.
-        """
+        """Whether the mean difference is what arithmetic explains and all greedy tokens but a few ties are the same."""
         return self.mean_difference <= self.limit and self.num_greedy_equal >= 0.9 * self.num_greedy
 
 

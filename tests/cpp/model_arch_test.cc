@@ -246,6 +246,7 @@ GgufBuilder tiny_file(const std::string& architecture) {
   size("block_count", 4);
   size("context_length", 64);
   size("attention.head_count", 4);
+  size("attention.layer_norm_epsilon", 0);
   file.tensors.push_back(tensor("token_embd.weight", {32, 40}, 0, 0));
   file.data = std::string(40 * 32 * sizeof(float), '\0');
   return file;

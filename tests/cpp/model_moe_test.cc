@@ -109,7 +109,7 @@ TEST(Olmoe, clipped_projections_are_refused) {
   const ModelConfig config = config_of(family("OlmoeForCausalLM", {{"clip_qkv", "null"}, {"num_experts", "4"}}));
   EXPECT_EQ(config.qk_norm, QkNorm::row);
   EXPECT_FALSE(config.moe.route.normalise);
-  EXPECT_EQ(refusal(family("OlmoeForCausalLM", {{"clip_qkv", "8.0"}, {"num_experts", "4"}})),
+  EXPECT_EQ(refusal(family("OlmoeForCausalLM", {{"clip_qkv", "8"}, {"num_experts", "4"}})),
             "config.json: clip_qkv 8 is not supported");
 }
 
@@ -223,6 +223,7 @@ GgufBuilder tiny_file(const std::string& architecture) {
   size("block_count", 2);
   size("context_length", 64);
   size("attention.head_count", 4);
+  size("attention.layer_norm_epsilon", 0);
   size("expert_count", 4);
   size("expert_used_count", 2);
   file.tensors.push_back(tensor("token_embd.weight", {32, 40}, 0, 0));
