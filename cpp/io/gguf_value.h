@@ -43,6 +43,9 @@ class GgufArray {
   bool bool_at(size_t i) const;
   std::string_view string_at(size_t i) const;  ///< any bytes, not necessarily UTF-8
 
+  /// All elements of numbers or bools as the file has them: packed, little-endian. Empty for strings.
+  std::string_view bytes() const { return {reinterpret_cast<const char*>(data_), size_ * gguf_type_bytes(type_)}; }
+
  private:
   void check(bool kind_fits, const char* wanted, size_t i) const;
 

@@ -85,28 +85,11 @@ void append_number(std::string& out, GgufType type, const GgufValue& value) {
   out.append(reinterpret_cast<const char*>(&bits), gguf_type_bytes(type));
 }
 
-GgufValue element(const GgufArray& array, size_t i) {
-  switch (array.type()) {
-    case GgufType::f32:
-    case GgufType::f64:
-      return {array.type(), array.double_at(i)};
-    case GgufType::boolean:
-      return {array.type(), array.bool_at(i)};
-    default:
-      return {array.type(), array.int_at(i)};
-  }
-}
-
 void append_array(std::string& out, const GgufArray& array) {
   append(out, static_cast<uint32_t>(array.type()));
   append(out, uint64_t{array.size()});
-  for (size_t i = 0; i < array.size(); ++i) {
-    if (array.type() == GgufType::string) {
-      append_string(out, array.string_at(i));
-    } else {
-      append_number(out, array.type(), element(array, i));
-    }
-  }
+  out += array.bytes();
+  for (size_t i = 0; array.type() == GgufType::string && i < array.size(); ++i) append_string(out, array.string_at(i));
 }
 
 const GgmlType& type_of(const OutputTensor& tensor) {
