@@ -21,7 +21,7 @@ BANNED_CALLS = {
     "yaml.load": "can build any object; use a SafeLoader through pagoda.yaml_loader",
     "yaml.full_load": "can build more than plain data",
     "yaml.unsafe_load": "can build any object",
-    "torch.load": "unpickles; use safetensors",
+    "torch.load": "unpickles; use safetensors, or weights_only=True",
 }
 BANNED_CPP = {
     "std::regex": "overflows the stack on long input",
@@ -49,6 +49,14 @@ def _dotted(node: ast.expr) -> str:
     return ""
 
 
+def _loads_tensors_only(name: str, call: ast.Call) -> bool:
+    """torch.load with weights_only=True knows tensors and nothing that runs."""
+    return name == "torch.load" and any(
+        keyword.arg == "weights_only" and isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+        for keyword in call.keywords
+    )
+
+
 def _banned_in_node(node: ast.AST) -> str | None:
     if isinstance(node, ast.Assert):
         return "assert vanishes under -O; raise an exception"
@@ -65,7 +73,7 @@ def _banned_in_node(node: ast.AST) -> str | None:
             return f"{module} runs code that data brings"
     if isinstance(node, ast.Call):
         name = _dotted(node.func)
-        if name in BANNED_CALLS:
+        if name in BANNED_CALLS and not _loads_tensors_only(name, node):
             return f"{name} {BANNED_CALLS[name]}"
         for keyword in node.keywords:
             if keyword.arg == "shell" and not (

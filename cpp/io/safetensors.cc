@@ -49,8 +49,7 @@ bool is_pickle(const fs::path& path) {
 
 [[noreturn]] void refuse_pickle(const std::string& path, const std::string& file) {
   throw InvalidArgument(path + ": pickle formats are not loaded, because reading them can run code (found " + file +
-                        "); convert with transformers: AutoModelForCausalLM.from_pretrained(dir).save_pretrained(out, "
-                        "safe_serialization=True)");
+                        "); convert with `enginectl convert " + path + " OUT`");
 }
 
 /// The file to open in a model directory.

@@ -74,8 +74,14 @@ uint32_t file_type(WeightFormat format) {
 struct Gathered {
   std::string name;
   std::vector<int64_t> shape;
+  int64_t part_rows = 0;  ///< of each part, where parts are stacked in their order
   std::vector<WeightPart> parts;
-  std::vector<std::pair<int32_t, int32_t>> rows;  ///< (part, row); empty: all of the one part, in order
+  std::vector<std::pair<int32_t, int32_t>> rows;  ///< (part, row); empty: the parts are stacked
+
+  std::pair<int64_t, int64_t> source_of(int64_t row) const {
+    if (rows.empty()) return {row / part_rows, row % part_rows};
+    return rows[static_cast<size_t>(row)];
+  }
 };
 
 std::vector<int64_t> shape_of(const MatrixId& id, const MatrixPlace& place) {
@@ -126,15 +132,17 @@ class GgufTensors {
     const MatrixPlace place = places_.matrix(id);
     ensure(!place.transposed, "transposed matrices in a GGUF layout");
     const auto [known, is_new] = by_name_.emplace(place.tensor, matrices_.size());
-    if (is_new) matrices_.push_back({place.tensor + ".weight", shape_of(id, place), {}, {}});
+    if (is_new) matrices_.push_back({place.tensor + ".weight", shape_of(id, place), place.tensor_rows, {}, {}});
     Gathered& tensor = matrices_[known->second];
     const auto number = static_cast<int32_t>(tensor.parts.size());
     tensor.parts.push_back(writable(parts_.matrix(id), id.role));
-    if (!place.row_order.empty() || place.count > 0) {
+    if (place.row_order.empty()) {
+      ensure(number == place.index, "experts out of order");
+    } else {
       tensor.rows.resize(static_cast<size_t>(std::max<int64_t>(1, place.count) * place.tensor_rows));
       for (int64_t i = 0; i < place.rows; ++i) {
-        const int64_t at = place.row_order.empty() ? i : place.row_order[static_cast<size_t>(i)];
-        tensor.rows[static_cast<size_t>(place.index * place.tensor_rows + at)] = {number, static_cast<int32_t>(i)};
+        const int64_t at = place.index * place.tensor_rows + place.row_order[static_cast<size_t>(i)];
+        tensor.rows[static_cast<size_t>(at)] = {number, static_cast<int32_t>(i)};
       }
     }
     if (has_bias(config_, id.role)) add_bias(id, place);
@@ -164,12 +172,11 @@ class GgufTensors {
     const int64_t cols = tensor.parts[0].cols;
     OutputTensor out{tensor.name, std::string(find_ggml_type(format)->name), tensor.shape, 0, weight_row_bytes(format, cols),
                      {}};
-    out.num_rows = tensor.rows.empty() ? tensor.parts[0].rows : static_cast<int64_t>(tensor.rows.size());
+    for (const WeightPart& part : tensor.parts) out.num_rows += part.rows;
     bytes_of_[static_cast<size_t>(format)] += out.bytes();
     auto shared = std::make_shared<const Gathered>(std::move(tensor));
     out.read = [shared](int64_t row, std::byte* to) {
-      if (shared->rows.empty()) return read_row(shared->parts[0], row, to);
-      const auto& [part, from] = shared->rows[static_cast<size_t>(row)];
+      const auto [part, from] = shared->source_of(row);
       read_row(shared->parts[static_cast<size_t>(part)], from, to);
     };
     return out;

@@ -20,6 +20,7 @@ COMMANDS = {
     "complete": "continue one prompt",
     "pull": "fetch a model into the cache",
     "models": "list, inspect, verify and remove models",
+    "convert": "write a model as a GGUF file or as safetensors, in another weight format",
     "plan": "print the memory plan of a model without loading it",
     "doctor": "check this machine and this installation",
     "config": "show the configuration in use",

@@ -55,6 +55,8 @@ __all__ = [
     "plan_memory",
     "scan_weights",
     "system_info",
+    "write_directory",
+    "write_gguf",
 ]
 
 
@@ -132,6 +134,43 @@ def scan_weights(path: str | Path, progress: Callable[[int, int], None] | None =
     `progress(done, total)` hears of bytes. Raises InvalidArgument when the files cannot be read.
     """
     return dict(_core.scan_weights(str(path), 0, progress))
+
+
+def write_gguf(
+    path: Path,
+    tensors: Sequence[tuple[str, str, list[int], int, int]] | None,
+    weight_format: str,
+    metadata: Sequence[tuple[str, str, Any]],
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes the checkpoint at `path` as the GGUF file `out`, which must not exist yet.
+
+    `tensors`: (name, type, shape, address, bytes) of weights in memory that take the place of the directory's own.
+    `metadata`: (key, type, value) beside the model's sizes. Keys of the result: bytes, num_tensors, main_format,
+    notes (sentences about what the file has otherwise). Raises InvalidArgument for what GGUF cannot express and for a
+    file that cannot be written.
+    """
+    return dict(_core.write_gguf(str(path), tensors, weight_format, metadata, str(out), progress))
+
+
+def write_directory(
+    path: Path,
+    tensors: Sequence[tuple[str, str, list[int], int, int]] | None,
+    weight_format: str,
+    is_quantised: bool,
+    out: Path,
+    max_file_bytes: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Writes the weights at `path`, or `tensors` as above, as safetensors files into the directory `out`.
+
+    `is_quantised`: config.json has a quantization_config. Keys of the result: files ((tensor, file) pairs), num_files,
+    bytes, plain_modules (names that quantization_config is to ignore). Raises InvalidArgument.
+    """
+    return dict(
+        _core.write_directory(str(path), tensors, weight_format, is_quantised, str(out), max_file_bytes, progress)
+    )
 
 
 def system_info() -> dict[str, Any]:

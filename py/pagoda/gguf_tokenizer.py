@@ -22,7 +22,7 @@ from pagoda.sentencepiece_model import (
     USER_DEFINED,
     SentencePieceModel,
 )
-from pagoda.sentencepiece_tokenizer import sentencepiece_json
+from pagoda.sentencepiece_tokenizer import PrefixRule, sentencepiece_json
 from pagoda.tokenizer_spec import TokenizerError, TokenizerSpec, added_token
 
 _SOURCE = "GGUF metadata"
@@ -30,6 +30,10 @@ _NO_TOKEN = 0xFFFFFFFF  # -1 in GGUF's unsigned 32 bits
 _SPLITS_AS_GPT2 = (None, "gpt2", "gptneox", "starcoder", "phi2")  # their files need not name it
 _PREFIX = "tokenizer.ggml."
 _MODELS = "gpt2 (byte-level BPE), llama (SentencePiece BPE), t5 (SentencePiece Unigram)"
+# Keys of our own, written by `enginectl convert` where GGUF's do not say it: a prefix rule, and "normalized"
+# where user-defined tokens are looked for in the normalised text. See sentencepiece_json.
+_PREFIX_RULES: dict[str, PrefixRule] = {"first": "first", "always": "always"}
+SPACE_PREFIX, USER_TOKENS = "tokenizer.pagoda.space_prefix", "tokenizer.pagoda.user_tokens"
 _REFUSED = {
     "bert": "WordPiece vocabularies belong to encoders, and Pagoda runs decoders",
     "rwkv": "RWKV's vocabulary belongs to recurrent models, and Pagoda runs transformers",
@@ -51,11 +55,16 @@ def read_gguf_metadata(metadata: Mapping[str, Any]) -> TokenizerSpec:
     else:
         model = _sentencepiece(metadata, tokens, types, BPE if kind == "llama" else UNIGRAM)
         charsmap = model.charsmap
-        content, bos_default = sentencepiece_json(model, raw_user_tokens=True), kind == "llama"
+        rule = _PREFIX_RULES.get(str(metadata.get(SPACE_PREFIX)), "sentencepiece")
+        raw = metadata.get(USER_TOKENS) != "normalized"
+        content, bos_default = sentencepiece_json(model, rule, raw_user_tokens=raw), kind == "llama"
         types = [CONTROL if one == UNUSED and kind == "t5" else one for one in types]
     bos, eos = (_token_at(metadata, key, tokens) for key in ("bos_token_id", "eos_token_id"))
     extra = [_token_at(metadata, key, tokens) for key in ("eot_token_id", "eom_token_id")]
     content["added_tokens"] = _added_tokens(tokens, types, [bos, eos, *extra])
+    if kind != "gpt2" and metadata.get(USER_TOKENS) == "normalized":
+        for entry in content["added_tokens"]:
+            entry["normalized"] = not entry["special"]
     return TokenizerSpec(
         json=content,
         source=_SOURCE,

@@ -15,7 +15,7 @@ from pagoda.tokenizer_spec import added_token, is_control_spelling
 
 _MARK = "\u2581"  # stands for a space in pieces
 
-PrefixRule = Literal["sentencepiece", "first"]
+PrefixRule = Literal["sentencepiece", "first", "always"]
 
 
 def sentencepiece_json(
@@ -24,11 +24,12 @@ def sentencepiece_json(
     """tokenizer.json content of a checked model.
 
     `prefix`: where the dummy prefix goes. "sentencepiece": before every text (and, with control tokens parsed, before
-    each text between them). "first": only before a text that does not begin with a space or a control token, as
-    transformers does for `legacy: false`. `raw_user_tokens`: user-defined pieces are looked for in the text as it is
+    each text between them). "always": before each of these that does not begin with a space, as transformers saves it
+    now. "first": only before a text that does not begin with a space or a control token, as transformers does for
+    `legacy: false`. `raw_user_tokens`: user-defined pieces are looked for in the text as it is
     given, as GGUF files need it; otherwise in the normalised text, as SentencePiece does.
     """
-    raw = raw_user_tokens or prefix == "first"
+    raw = raw_user_tokens or prefix != "sentencepiece"
     steps, pre_tokenizers = _space_steps(model, prefix, raw)
     if model.algorithm == BPE:
         engine = _bpe(model)
@@ -94,8 +95,8 @@ def _space_steps(
         steps += [_replace({"Regex": r"\A +"}, ""), _replace({"Regex": " {2,}"}, " ")]
     if model.add_dummy_prefix and prefix == "sentencepiece":
         steps.append(_prefix_step(model, mark, raw))
-    if model.add_dummy_prefix and prefix == "first":
-        metaspace = {"type": "Metaspace", "replacement": _MARK, "prepend_scheme": "first", "split": False}
+    if model.add_dummy_prefix and prefix != "sentencepiece":
+        metaspace = {"type": "Metaspace", "replacement": _MARK, "prepend_scheme": prefix, "split": False}
         return steps, [metaspace]
     if model.escape_whitespaces:
         steps.append(_replace({"String": " "}, _MARK))

@@ -92,7 +92,9 @@ TEST(Safetensors, a_path_that_holds_no_model_says_why) {
   const std::pair<std::string, std::string> cases[] = {
       {"absent", "No such file"},
       {"empty", "the directory is empty"},
-      {"pickles", "pickle formats are not loaded, because reading them can run code (found pytorch_model.bin); convert with"},
+      {"pickles",
+       "pickle formats are not loaded, because reading them can run code (found pytorch_model.bin); convert with `enginectl "
+       "convert "},
       {"weights.pt", "pickle formats are not loaded"},
       {"others",
        "has no model.safetensors and no model.safetensors.index.json; name one file to load it alone: 'adapter.safetensors'"},

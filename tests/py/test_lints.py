@@ -169,6 +169,9 @@ def test_comments_and_literals_are_blanked_in_place() -> None:
         "yaml.load(text, Loader=yaml.Loader)",
         "from yaml import load",
         "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=flag)",
+        "pickle.load(path, weights_only=True); import pickle",
         "subprocess.run(text, shell=True)",
         "subprocess.run(text, shell=flag)",
         "os.system(text)",
@@ -184,7 +187,8 @@ def test_safe_python_calls_are_allowed(tree: Path) -> None:
     plant(
         tree,
         "py/pagoda/a.py",
-        "yaml.safe_load(t)\nmodel.eval()\nsubprocess.run([a], shell=False)\nre.compile(b)\n# eval(x)\n",
+        "yaml.safe_load(t)\nmodel.eval()\ntorch.load(p, weights_only=True)\n"
+        "subprocess.run([a], shell=False)\nre.compile(b)\n# eval(x)\n",
     )
     assert lint_calls.check(tree) == []
 
