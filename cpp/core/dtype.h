@@ -9,7 +9,7 @@
 
 namespace pagoda {
 
-enum class DType : uint8_t { f32, f16, bf16, i32, i8, u8 };
+enum class DType : uint8_t { f32, f16, bf16, i32, i8, u8, f8_e4m3 };
 
 /// Bytes of one element.
 constexpr size_t dtype_bytes(DType type) {
@@ -22,6 +22,7 @@ constexpr size_t dtype_bytes(DType type) {
       return 2;
     case DType::i8:
     case DType::u8:
+    case DType::f8_e4m3:
       return 1;
   }
   return 0;
@@ -41,6 +42,8 @@ constexpr const char* dtype_name(DType type) {
       return "i8";
     case DType::u8:
       return "u8";
+    case DType::f8_e4m3:
+      return "f8_e4m3";
   }
   return "?";
 }

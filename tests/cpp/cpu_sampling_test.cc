@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "backend/cpu/sampling.h"
-#include "backend/cpu/sampling_math.h"
+#include "backend/sampling_math.h"
 #include "core/philox.h"
 
 namespace pagoda::cpu {

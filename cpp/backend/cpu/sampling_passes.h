@@ -2,7 +2,7 @@
 // with its own instruction set, inside that file's anonymous namespace: define PAGODA_SAMPLING_TABLE first, the name of the
 // table to make.
 #include "backend/cpu/sampling_kernels.h"
-#include "backend/cpu/sampling_math.h"
+#include "backend/sampling_math.h"
 
 namespace pagoda::cpu {
 namespace {

@@ -6,16 +6,18 @@
 #include <bit>
 #include <cstdint>
 
-namespace pagoda::cpu {
+#include "core/host_device.h"
+
+namespace pagoda {
 
 /// A larger float has a larger key; -0 and +0 share one. NaNs lie above the key of +infinity or below that of -infinity.
-inline __attribute__((always_inline)) uint32_t float_key(float value) {
+PAGODA_HOST_DEVICE inline __attribute__((always_inline)) uint32_t float_key(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value + 0.0f);
   return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
 }
 
 /// 2^max(x, -120) for x <= 0 with a relative error below 3e-7.
-inline __attribute__((always_inline)) float exp2_fixed(float x) {
+PAGODA_HOST_DEVICE inline __attribute__((always_inline)) float exp2_fixed(float x) {
   // max(x, -120) on the bits: among floats <= 0 the more negative has the larger pattern, and an integer minimum vectorises
   const uint32_t x_bits = std::bit_cast<uint32_t>(x), lowest_bits = std::bit_cast<uint32_t>(-120.0f);
   const float clamped = std::bit_cast<float>(x_bits < lowest_bits ? x_bits : lowest_bits);
@@ -34,7 +36,7 @@ inline __attribute__((always_inline)) float exp2_fixed(float x) {
 }
 
 /// exp(x - max) in units of 2^-38, rounded down, at most 2^38. `max` is finite and x <= max.
-inline __attribute__((always_inline)) uint64_t fixed_mass(float x, float max) {
+PAGODA_HOST_DEVICE inline __attribute__((always_inline)) uint64_t fixed_mass(float x, float max) {
   // floor(p * 2^38) out of p's own bits: integer shifts vectorise on every ISA, float to 64-bit integer does not.
   const uint32_t bits = std::bit_cast<uint32_t>(exp2_fixed((x - max) * 1.44269504f));
   const int32_t shift = static_cast<int32_t>(bits >> 23) - (127 + 23 - 38);
@@ -46,4 +48,4 @@ inline __attribute__((always_inline)) uint64_t fixed_mass(float x, float max) {
 
 constexpr double kMassUnit = 0x1p-38;
 
-}  // namespace pagoda::cpu
+}  // namespace pagoda

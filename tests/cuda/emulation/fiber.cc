@@ -1,0 +1,249 @@
+// Fibers of x86-64 in a pool of stacks, switched by hand; the scheduler of one block.
+#include "fiber.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+thread_local uint3 threadIdx, blockIdx;
+thread_local dim3 blockDim, gridDim;
+
+#if defined(__SANITIZE_ADDRESS__)
+extern "C" void __sanitizer_start_switch_fiber(void**, const void*, size_t);
+extern "C" void __sanitizer_finish_switch_fiber(void*, const void**, size_t*);
+extern "C" void __asan_unpoison_memory_region(const volatile void*, size_t);
+#else
+static void __sanitizer_start_switch_fiber(void**, const void*, size_t) {}
+static void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
+static void __asan_unpoison_memory_region(const volatile void*, size_t) {}
+#endif
+
+static_assert(sizeof(void*) == 8, "the emulation switches stacks of x86-64");
+
+// Saves the callee-saved registers on this stack, its pointer in *save, and goes on where `to` was saved.
+extern "C" __attribute__((naked, noinline)) void emu_switch_stack(void** /*save*/, void* /*to*/) {
+  asm volatile(
+      "pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
+      "movq %rsp, (%rdi); movq %rsi, %rsp\n"
+      "popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp; ret\n");
+}
+
+namespace emu {
+namespace {
+
+constexpr size_t kStackBytes = 256 * 1024;
+
+unsigned g_schedule = 0;
+uint64_t g_switches = 0;
+
+/// What one OS thread is running.
+struct Running {
+  Block* block = nullptr;
+  Fiber* fiber = nullptr;
+  const std::function<void()>* body = nullptr;
+  void* scheduler_pointer = nullptr;
+  void* scheduler_fake = nullptr;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_bytes = 0;
+};
+thread_local Running g_running;
+
+std::string describe(const Site& site) {
+  std::string text = site.operation ? site.operation : "?";
+  if (site.file) text += std::string(" at ") + site.file + ":" + std::to_string(site.line);
+  return text;
+}
+
+void to_scheduler(Fiber& fiber, bool for_good) {
+  ++g_switches;
+  __sanitizer_start_switch_fiber(for_good ? nullptr : &fiber.fake_stack, g_running.scheduler_stack, g_running.scheduler_bytes);
+  emu_switch_stack(&fiber.stack_pointer, g_running.scheduler_pointer);
+  __sanitizer_finish_switch_fiber(fiber.fake_stack, &g_running.scheduler_stack, &g_running.scheduler_bytes);
+}
+
+void check_exit(const Fiber& fiber) {
+  const Block& block = *g_running.block;
+  if (!fiber.copy_groups.empty() || !fiber.open_copies.empty()) fail("a thread ends with cp.async copies in flight", fiber.site);
+  if (!fiber.product_groups.empty() || !fiber.open_products.empty()) {
+    fail("a thread ends with wgmma products in flight", fiber.site);
+  }
+  if (block.dependent && !fiber.waited_for_grid) {
+    fail("a kernel launched with programmatic dependence ends without griddepcontrol.wait", fiber.site);
+  }
+  if (block.barriers[0].arrived) fail("a thread ends while others wait at a barrier", fiber.site, block.barriers[0].first);
+}
+
+void fiber_main() {
+  __sanitizer_finish_switch_fiber(nullptr, &g_running.scheduler_stack, &g_running.scheduler_bytes);
+  (*g_running.body)();
+  Fiber& fiber = *g_running.fiber;
+  check_exit(fiber);
+  fiber.done = true;
+  --g_running.block->num_live;
+  to_scheduler(fiber, true);
+  __builtin_unreachable();
+}
+
+char* pooled_stack(unsigned index) {
+  static thread_local std::vector<char*> stacks;
+  while (stacks.size() <= index) {
+    void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED) throw std::bad_alloc();
+    stacks.push_back(static_cast<char*>(stack));
+  }
+  return stacks[index];
+}
+
+void reset_fiber(Fiber& fiber, unsigned index, const dim3& threads) {
+  fiber = Fiber{};
+  fiber.index = index;
+  fiber.stack = pooled_stack(index);
+  __asan_unpoison_memory_region(fiber.stack, kStackBytes);
+  fiber.thread = {index % threads.x, index / threads.x % threads.y, index / (threads.x * threads.y)};
+  void** top = reinterpret_cast<void**>(fiber.stack + kStackBytes) - 1;
+  *--top = reinterpret_cast<void*>(&fiber_main);
+  for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+  fiber.stack_pointer = top;
+}
+
+/// Runs the fiber until it waits or ends; false if it cannot run now.
+bool step(Block& block, unsigned index) {
+  Fiber& fiber = block.fibers[index];
+  if (fiber.done || (fiber.waits_on && *fiber.waits_on == fiber.waits_value)) return false;
+  g_running.fiber = &fiber;
+  threadIdx = fiber.thread;
+  __sanitizer_start_switch_fiber(&g_running.scheduler_fake, fiber.stack, kStackBytes);
+  emu_switch_stack(&g_running.scheduler_pointer, fiber.stack_pointer);
+  __sanitizer_finish_switch_fiber(g_running.scheduler_fake, nullptr, nullptr);
+  if (!block.fault.empty()) throw Fault(block.fault);
+  return true;
+}
+
+bool run_warp(Block& block, unsigned first) {
+  const unsigned end = std::min(first + 32, block.num_threads);
+  bool moved = false;
+  for (bool any = true; any;) {
+    any = false;
+    for (unsigned i = first; i < end; ++i) any |= step(block, i);
+    moved |= any;
+  }
+  return moved;
+}
+
+[[noreturn]] void report_deadlock(const Block& block) {
+  for (const Fiber& fiber : block.fibers) {
+    if (fiber.done) continue;
+    throw Fault("deadlock: thread " + std::to_string(fiber.index) + " of block " + std::to_string(block.index.x) + "," +
+                std::to_string(block.index.y) + "," + std::to_string(block.index.z) + " waits for ever in " +
+                describe(fiber.site));
+  }
+  throw Fault("deadlock without a waiting thread");
+}
+
+void run_block(Block& block, std::mt19937& random) {
+  blockIdx = block.index;
+  block.num_live = block.num_threads;
+  block.barriers.fill(Barrier{});
+  block.votes_or = 0, block.votes_and = 1, block.votes_count = 0;
+  std::memset(block.shared, 0xff, block.shared_bytes);  // NaN in every float type: what was not written is seen
+  for (const std::unique_ptr<Warp>& warp : block.warps) {
+    for (Meeting& meeting : warp->meetings) meeting.arrived = meeting.left = meeting.mask = 0;
+  }
+  std::vector<unsigned> order(block.num_threads);
+  for (unsigned i = 0; i < block.num_threads; ++i) {
+    reset_fiber(block.fibers[i], i, block.threads);
+    order[i] = g_schedule == 1 ? block.num_threads - 1 - i : i;
+  }
+  while (block.num_live) {
+    bool moved = false;
+    if (g_schedule > 1) std::shuffle(order.begin(), order.end(), random);
+    for (unsigned i : order) moved |= g_schedule > 1 && g_schedule % 2 ? run_warp(block, i / 32 * 32) : step(block, i);
+    if (!moved) report_deadlock(block);
+  }
+}
+
+}  // namespace
+
+void set_schedule(unsigned seed) { g_schedule = seed; }
+unsigned schedule() { return g_schedule; }
+uint64_t num_switches() { return g_switches; }
+Block& current_block() { return *g_running.block; }
+Fiber& current_fiber() { return *g_running.fiber; }
+bool in_kernel() { return g_running.block != nullptr; }
+
+void fail(const std::string& what, const Site& site, const Site& other) {
+  Block& block = current_block();
+  Fiber& fiber = current_fiber();
+  block.fault = what + ": " + describe(site) + " (thread " + std::to_string(fiber.index) + ", block " +
+                std::to_string(block.index.x) + "," + std::to_string(block.index.y) + "," + std::to_string(block.index.z) + ")";
+  if (other.file) block.fault += ", against " + describe(other);
+  to_scheduler(fiber, false);
+  __builtin_unreachable();
+}
+
+void wait_while(const unsigned* counter, unsigned value, const Site& site) {
+  Fiber& fiber = current_fiber();
+  fiber.waits_on = counter;
+  fiber.waits_value = value;
+  fiber.site = site;
+  to_scheduler(fiber, false);
+  fiber.waits_on = nullptr;
+}
+
+void preempt() {
+  static const unsigned kNothing = 0;
+  if (g_schedule > 1) wait_while(&kNothing, 1, current_fiber().site);
+}
+
+void run_blocks(const Grid& grid, const std::function<void()>& body) {
+  if (in_kernel()) throw Fault("a kernel was launched from a kernel");
+  Block block;
+  block.threads = grid.threads;
+  block.blocks = grid.blocks;
+  block.num_threads = grid.threads.x * grid.threads.y * grid.threads.z;
+  if (block.num_threads == 0 || block.num_threads > 1024) {
+    throw Fault("a block must have 1 to 1024 threads, got " + std::to_string(block.num_threads));
+  }
+  block.dependent = grid.dependent;
+  // Not rounded up: AddressSanitizer watches the first byte that the kernel did not ask for.
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 1024, std::max<size_t>(grid.shared_bytes, 1))) throw std::bad_alloc();
+  const std::unique_ptr<unsigned char, void (*)(void*)> shared(static_cast<unsigned char*>(memory), std::free);
+  block.shared = shared.get();
+  block.shared_bytes = grid.shared_bytes;
+  block.fibers.resize(block.num_threads);
+  static thread_local std::vector<std::unique_ptr<Warp>> warps;
+  const size_t num_warps = (block.num_threads + 31) / 32;
+  while (warps.size() < num_warps) warps.push_back(std::make_unique<Warp>());
+  block.warps.swap(warps);
+  blockDim = grid.threads;
+  gridDim = grid.blocks;
+  g_running.block = &block;
+  g_running.body = &body;
+  const auto leave = [&] {
+    g_running.block = nullptr;
+    g_running.fiber = nullptr;
+    block.warps.swap(warps);
+  };
+  std::mt19937 random(g_schedule);
+  const uint64_t count = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
+  std::vector<uint64_t> order(count);
+  for (uint64_t i = 0; i < count; ++i) order[i] = g_schedule == 1 ? count - 1 - i : i;
+  if (g_schedule > 1) std::shuffle(order.begin(), order.end(), random);
+  try {
+    for (uint64_t i : order) {
+      block.index = {static_cast<unsigned>(i % grid.blocks.x), static_cast<unsigned>(i / grid.blocks.x % grid.blocks.y),
+                     static_cast<unsigned>(i / grid.blocks.x / grid.blocks.y)};
+      run_block(block, random);
+    }
+  } catch (...) {
+    leave();
+    throw;
+  }
+  leave();
+}
+
+}  // namespace emu

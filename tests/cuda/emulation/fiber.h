@@ -1,0 +1,132 @@
+// One CUDA block on the CPU: a fiber per CUDA thread, and the scheduler that runs them in an order chosen by a seed.
+// A kernel is run one block at a time on the calling OS thread. Owned by run_blocks; the device functions reach it through
+// `current_block()`. What a GPU would leave undefined is a Fault that names the line.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "vector_types.h"
+
+namespace emu {
+
+/// Where a device function was called.
+struct Site {
+  const char* file = nullptr;
+  int line = 0;
+  const char* operation = nullptr;
+};
+
+/// A fault of the emulated kernel: a race that was provoked, a divergent barrier, a deadlock. Thrown by the launch (or by
+/// whatever waits for it).
+class Fault : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Order in which threads and blocks run: 0 ascending, 1 descending; from 2 on pseudo-random: even seeds switch threads at
+/// every waiting point, odd ones let one random warp run as far as it can.
+void set_schedule(unsigned seed);
+unsigned schedule();
+
+/// Thread switches since the process started: what an emulated kernel costs.
+uint64_t num_switches();
+
+/// A copy that cp.async has asked for; carried out when the thread waits for its group.
+struct PendingCopy {
+  void* to;
+  const void* from;
+  unsigned bytes;
+  unsigned zeros;  ///< bytes after them that are cleared
+};
+
+/// A matrix product that wgmma has asked for; carried out at the wait.
+using PendingProduct = std::function<void()>;
+
+struct Fiber {
+  void* stack_pointer = nullptr;
+  char* stack = nullptr;
+  void* fake_stack = nullptr;  // AddressSanitizer's
+  uint3 thread{};
+  unsigned index = 0;  ///< linear index in the block
+  bool done = false;
+  const unsigned* waits_on = nullptr;  ///< runs again once *waits_on != waits_value
+  unsigned waits_value = 0;
+  Site site;
+  bool waited_for_grid = false;
+  std::vector<PendingCopy> open_copies;
+  std::vector<std::vector<PendingCopy>> copy_groups;
+  std::vector<PendingProduct> open_products;
+  std::vector<std::vector<PendingProduct>> product_groups;
+};
+
+struct Barrier {
+  unsigned arrived = 0;
+  unsigned generation = 0;
+  Site first;
+};
+
+/// One meeting of lanes of a warp: each brings a value, the last to arrive computes all results.
+struct Meeting {
+  static constexpr size_t kMaxBytes = 96;
+  unsigned mask = 0, arrived = 0, left = 0, generation = 0;
+  Site site;
+  alignas(16) std::array<std::array<unsigned char, kMaxBytes>, 32> in;
+  alignas(16) std::array<std::array<unsigned char, kMaxBytes>, 32> out;
+};
+
+struct Warp {
+  static constexpr int kMaxMeetings = 33;
+  std::array<Meeting, kMaxMeetings> meetings;
+};
+
+struct Block {
+  unsigned char* shared = nullptr;
+  size_t shared_bytes = 0;
+  uint3 index{};
+  dim3 threads, blocks;
+  unsigned num_threads = 0;
+  unsigned num_live = 0;
+  bool dependent = false;  ///< launched with programmatic dependence: every thread must call griddepcontrol.wait
+  std::vector<Fiber> fibers;
+  std::array<Barrier, 16> barriers;
+  std::vector<std::unique_ptr<Warp>> warps;
+  int votes_or = 0, votes_and = 1, votes_count = 0;
+  std::array<std::array<int, 3>, 2> vote_results{};  ///< by parity of the barrier's generation
+  std::string fault;                                 ///< not empty: the launch fails with it
+};
+
+/// The block and thread that run now. Only device functions may call these.
+Block& current_block();
+Fiber& current_fiber();
+bool in_kernel();
+
+/// Ends the kernel with a Fault; called from device functions.
+[[noreturn]] void fail(const std::string& what, const Site& site, const Site& other = {});
+
+/// Lets other threads run until *counter != value.
+void wait_while(const unsigned* counter, unsigned value, const Site& site);
+
+/// Under a random schedule: lets other threads run.
+void preempt();
+
+/// What a launch needs to know of a grid.
+struct Grid {
+  dim3 blocks, threads;
+  size_t shared_bytes = 0;
+  bool dependent = false;
+};
+
+/// Runs `body` once for every thread of every block. Throws Fault.
+void run_blocks(const Grid& grid, const std::function<void()>& body);
+
+}  // namespace emu
+
+/// CUDA's index variables, set at each switch into a thread.
+extern thread_local uint3 threadIdx, blockIdx;
+extern thread_local dim3 blockDim, gridDim;
