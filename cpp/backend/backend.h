@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "backend/batch.h"
 #include "backend/sample_batch.h"
@@ -19,7 +20,7 @@ namespace pagoda {
 /// Shape of one layer's paged keys and values. How they lie inside a block is the backend's secret; their size is not:
 /// a block of one layer takes 2 * kv_heads * block_size * head_dim * dtype_bytes(dtype) bytes.
 struct KvLayout {
-  DType dtype = DType::bf16;  ///< bf16 or f32
+  DType dtype = DType::bf16;  ///< one that the backend's traits hold
   int block_size = 16;        ///< tokens per block, a power of two
   int kv_heads = 0;
   int head_dim = 0;
@@ -117,19 +118,29 @@ enum class ExpertInput : uint8_t {
 
 /// What the memory planner must know of a backend without creating one. All functions are pure.
 struct BackendTraits {
-  const char* name;
-  DType activation_dtype;  ///< type of activations between operations
+  const char* name = "";
+  DType activation_dtype = DType::f32;  ///< type of activations between operations
+  size_t allocation_unit = 1;  ///< `allocate` takes multiples of this many bytes
+  /// Steps of single tokens are filled up with rows that nobody reads, so that few sizes occur and run_captured can replay them.
+  bool pads_decode_steps = false;
+  /// Whether the cache of keys and values can be of this type.
+  bool (*holds_kv)(DType dtype) = nullptr;
   /// Bytes of the packed form of stacked parts.
-  size_t (*packed_bytes)(std::span<const WeightPart> parts);
+  size_t (*packed_bytes)(std::span<const WeightPart> parts) = nullptr;
   /// Scratch bytes that one linear of `num_tokens` rows needs. `formats` are the weight's part formats.
-  size_t (*linear_workspace)(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats);
+  size_t (*linear_workspace)(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats) = nullptr;
   /// Scratch bytes that one grouped_linear to `num_pairs` places needs. `formats` are the weight's part formats.
-  size_t (*grouped_linear_workspace)(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats, ExpertInput input);
+  size_t (*grouped_linear_workspace)(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats, ExpertInput input) = nullptr;
   /// Scratch bytes of one paged_attention.
-  size_t (*attention_workspace)(int64_t num_tokens, int64_t max_context, const AttentionArgs& args);
+  size_t (*attention_workspace)(int64_t num_tokens, int64_t max_context, const AttentionArgs& args) = nullptr;
   /// Bytes that the backend itself keeps for as long as it lives, for a vocabulary of this size and `num_threads` (0 on a GPU).
-  size_t (*own_scratch)(int num_threads, int64_t vocab_size);
+  size_t (*own_scratch)(int num_threads, int64_t vocab_size) = nullptr;
 };
+
+/// `bytes` as `allocate` counts them.
+constexpr size_t allocated_bytes(const BackendTraits& traits, size_t bytes) {
+  return (bytes + traits.allocation_unit - 1) / traits.allocation_unit * traits.allocation_unit;
+}
 
 struct DeviceInfo {
   std::string name;            ///< "AMD EPYC 9R14" or the GPU's name
@@ -150,17 +161,22 @@ class Backend {
   virtual const BackendTraits& traits() const = 0;
   virtual const DeviceInfo& device() const = 0;
 
+  /// Takes room for the coming allocations, `bytes` of allocated_bytes() in all, in one piece; what earlier pieces have left is
+  /// not used any more. A device whose memory needs no such care does nothing.
+  virtual void reserve(size_t bytes) = 0;
   /// 64-byte aligned. Throws DeviceError naming the size when the device has no room.
   virtual Buffer allocate(size_t bytes) = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;
 
-  /// Runs `body`; a device with graphs may record it under `key` (equal keys: same operations on the same addresses) and replay
-  /// it.
+  /// Runs `body`; a device with graphs may record it under `key` (not 0; equal keys: same operations on the same addresses) and
+  /// later replay it instead of calling `body`.
   virtual void run_captured(uint64_t key, const std::function<void()>& body) = 0;
 
   /// Stacks and repacks stored rows into one matrix.
   virtual Weight pack(std::span<const WeightPart> parts) = 0;
+  /// After all weights are packed: chooses what can only be chosen by trying, for steps of up to `max_tokens` tokens.
+  virtual void tune(int64_t max_tokens) = 0;
 
   // Below: T tokens, H hidden, "act" = traits().activation_dtype. Shapes are row-major; rows may be strided where a Tensor is
   // taken.
@@ -217,9 +233,23 @@ DeviceInfo cpu_device_info(const CpuOptions& options);
 /// Throws InvalidArgument for options the machine cannot meet.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 
-/// Whether this build has CUDA kernels (no_cuda.cc says no).
-bool cuda_built();
-/// Throws DeviceError when there is no usable device; no_cuda.cc always does.
-std::unique_ptr<Backend> make_cuda_backend(int device_index);
+struct CudaOptions {
+  int device_index = 0;
+  bool deterministic = false;                ///< no order of summation depends on what else is in the batch
+  std::vector<std::string> library_folders;  ///< where cuBLASLt may lie besides the loader's own places
+  std::string cache_folder;                  ///< keeps what `tune` found; empty = nothing is kept
+};
+
+/// What stands behind make_cuda_backend: nothing (no_cuda.cc), kernels for GPUs (cuda/), or the same kernels emulated on the CPU
+/// for tests (tests/cuda/emulation).
+enum class CudaBuild : uint8_t { none, hardware, emulated };
+CudaBuild cuda_build();
+/// Empty if there is a GPU that this build can use; else why there is none, in words.
+std::string cuda_unavailable();
+/// The planning facts of the CUDA backend. Throws DeviceError in a build without it, as do the next two.
+const BackendTraits& cuda_traits();
+/// The GPU's name and memory. Throws DeviceError when there is no such device.
+DeviceInfo cuda_device_info(const CudaOptions& options);
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
 }  // namespace pagoda

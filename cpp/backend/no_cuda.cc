@@ -3,12 +3,19 @@
 #include "core/check.h"
 
 namespace pagoda {
+namespace {
 
-bool cuda_built() { return false; }
-
-std::unique_ptr<Backend> make_cuda_backend(int device_index) {
-  throw DeviceError(str("device: cuda (index ", device_index,
-                        ") was asked for, but this build has no CUDA kernels; use device: cpu, or build with PAGODA_CUDA=ON"));
+[[noreturn]] void refuse() {
+  throw DeviceError(
+      "device: cuda was asked for, but this build has no CUDA kernels; use device: cpu, or build with PAGODA_CUDA=ON where nvcc is");
 }
+
+}  // namespace
+
+CudaBuild cuda_build() { return CudaBuild::none; }
+std::string cuda_unavailable() { return "this build has no CUDA kernels"; }
+const BackendTraits& cuda_traits() { refuse(); }
+DeviceInfo cuda_device_info(const CudaOptions&) { refuse(); }
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) { refuse(); }
 
 }  // namespace pagoda

@@ -28,15 +28,16 @@ Shown describe(const Tensor& tensor) { return {&tensor, nullptr}; }
 Shown describe(const Weight& weight) { return {nullptr, &weight}; }
 
 /// Head counts and the head size fit together and the cache holds such heads.
-void check_heads(const char* operation, int num_heads, int kv_heads, int head_dim, const KvLayer& kv, const Batch& batch) {
+void check_heads(const BackendTraits& traits, const char* operation, int num_heads, int kv_heads, int head_dim,
+                 const KvLayer& kv, const Batch& batch) {
   ensure(num_heads > 0 && kv_heads > 0 && num_heads % kv_heads == 0, operation, ": ", num_heads, " heads cannot share ",
          kv_heads, " KV heads");
   ensure(head_dim > 0 && head_dim <= kMaxHeadDim, operation, ": head_dim must be in [1, ", kMaxHeadDim, "], got ", head_dim);
   const KvLayout& layout = kv.layout;
   ensure(layout.kv_heads == kv_heads && layout.head_dim == head_dim, operation, ": the KV cache holds ", layout.kv_heads,
          " heads of ", layout.head_dim, ", the model has ", kv_heads, " heads of ", head_dim);
-  ensure(layout.dtype == DType::bf16 || layout.dtype == DType::f32, operation, ": a KV cache of ", dtype_name(layout.dtype),
-         " is not supported, only bf16 and f32");
+  ensure(traits.holds_kv(layout.dtype), operation, ": the ", traits.name, " backend has no KV cache of ",
+         dtype_name(layout.dtype));
   ensure(layout.block_size > 0 && (layout.block_size & (layout.block_size - 1)) == 0 && batch.block_size == layout.block_size,
          operation, ": block_size must be a power of two and the batch's, got ", layout.block_size, " in the cache and ",
          batch.block_size, " in the batch");
@@ -191,7 +192,7 @@ void Ops::sigmoid_scale(const Tensor& x, const Tensor& gate) {
 
 Tensor Ops::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) {
   check_activation("rope_store_kv", "qkv", qkv);
-  check_heads("rope_store_kv", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
+  check_heads(traits_, "rope_store_kv", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
   check_tokens("rope_store_kv", qkv, batch);
   ensure(qkv.cols() == int64_t{args.num_heads + 2 * args.kv_heads} * args.head_dim, "rope_store_kv: qkv ", describe(qkv),
          " does not hold ", args.num_heads, " + 2 * ", args.kv_heads, " heads of ", args.head_dim);
@@ -206,7 +207,7 @@ Tensor Ops::rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const Kv
 
 Tensor Ops::paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch) {
   check_activation("paged_attention", "q", q);
-  check_heads("paged_attention", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
+  check_heads(traits_, "paged_attention", args.num_heads, args.kv_heads, args.head_dim, kv, batch);
   check_tokens("paged_attention", q, batch);
   ensure(q.cols() == int64_t{args.num_heads} * args.head_dim, "paged_attention: q ", describe(q), " does not hold ",
          args.num_heads, " heads of ", args.head_dim);

@@ -72,13 +72,14 @@ py::list stats_rows() {
 class PyEngine {
  public:
   PyEngine(const std::string& path, const Given<EngineOptions>& options, const std::vector<int32_t>& eos_tokens,
-           const py::object& progress) {
+           const py::object& progress, std::vector<std::string> library_folders, std::string cache_folder) {
+    const StartFolders folders{std::move(library_folders), std::move(cache_folder)};
     const LoadProgress report = progress.is_none() ? LoadProgress{} : [&progress](int64_t done, int64_t total) {
       const py::gil_scoped_acquire gil;
       progress(done, total);
     };
     const py::gil_scoped_release no_gil;
-    started_ = start_engine(path, options, eos_tokens, report);
+    started_ = start_engine(path, options, eos_tokens, report, folders);
   }
 
   ~PyEngine() {
@@ -142,9 +143,11 @@ void bind_engine(py::module_& module) {
       [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
       py::arg("path"), py::arg("options"), "The memory an engine would take, from headers alone.");
   py::class_<PyEngine>(module, "Engine", "A model loaded and running on its own thread.")
-      .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&>(),
+      .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&,
+                    std::vector<std::string>, std::string>(),
            py::arg("path"), py::arg("options"), py::arg("eos_tokens") = std::vector<int32_t>{},
-           py::arg("progress") = py::none())
+           py::arg("progress") = py::none(), py::arg("library_folders") = std::vector<std::string>{},
+           py::arg("cache_folder") = "")
       .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
            py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, "Queues a request. params.seed must be set.")
       .def(

@@ -172,7 +172,15 @@ void bind_files(py::module_& module) {
         return values;
       },
       py::arg("isa") = "auto", py::arg("num_threads") = 0, "What the CPU backend would use.");
-  module.def("cuda_built", &cuda_built, "Whether this build has CUDA kernels.");
+  module.def(
+      "cuda_info",
+      [] {
+        py::dict values;
+        values["built"] = cuda_build() == CudaBuild::hardware;
+        values["unavailable"] = cuda_unavailable();
+        return values;
+      },
+      "Whether this build has CUDA kernels, and why they cannot be used here (empty if they can).");
 }
 
 }  // namespace pagoda::bindings

@@ -8,9 +8,28 @@
 #include "core/check.h"
 
 namespace pagoda {
+namespace {
 
-BatchBuilder::BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens, AddSampleRow add_row)
-    : limits_(limits), eos_tokens_(std::move(eos_tokens)), add_row_(add_row) {
+/// The size that a step of `n` single tokens is filled up to: few sizes, none much larger than needed.
+int padded_rows(int n, int64_t most) {
+  const int unit = n <= 4 ? 1 : n <= 32 ? 8 : n <= 128 ? 16 : n <= 512 ? 64 : 256;
+  const int rows = n == 3 ? 4 : (n + unit - 1) / unit * unit;
+  return static_cast<int>(std::min<int64_t>(rows, most));
+}
+
+/// The columns of a block table that needs `n`: a power of four.
+int padded_blocks(int n, int64_t most) {
+  int64_t columns = 1;
+  while (columns < n) columns *= 4;
+  return static_cast<int>(std::min(columns, most));
+}
+
+int32_t* writable(const int32_t* array) { return const_cast<int32_t*>(array); }  // into host_, which is the builder's own
+
+}  // namespace
+
+BatchBuilder::BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens, AddSampleRow add_row, bool pads_decode_steps)
+    : limits_(limits), eos_tokens_(std::move(eos_tokens)), add_row_(add_row), pads_decode_steps_(pads_decode_steps) {
   samples_.vocab_size = static_cast<int32_t>(limits.vocab_size);
   host_.reserve(limits.batch_bytes() / sizeof(int32_t));
 }
@@ -35,6 +54,17 @@ void BatchBuilder::measure(const StepPlan& plan) {
   }
   ensure(shape_.num_logit_rows <= limits_.max_logit_rows(), "a step wants ", shape_.num_logit_rows,
          " rows of logits, planned are ", limits_.max_logit_rows());
+  shape_key_ = 0;
+  if (pads_decode_steps_ && shape_.max_query_len == 1 && shape_.num_logit_rows == shape_.num_seqs) pad();
+}
+
+/// All that an operation's launch depends on becomes one of few values, and the same for equal keys.
+void BatchBuilder::pad() {
+  const int rows = padded_rows(shape_.num_seqs, limits_.max_running());
+  shape_.num_seqs = shape_.num_tokens = shape_.num_logit_rows = rows;
+  shape_.max_blocks = padded_blocks(shape_.max_blocks, limits_.max_blocks_per_seq());
+  shape_.max_kv_len = static_cast<int>(std::min(shape_.max_blocks * limits_.block_size, limits_.max_context()));
+  shape_key_ = static_cast<uint64_t>(rows) << 32 | static_cast<uint64_t>(shape_.max_blocks);
 }
 
 Batch BatchBuilder::batch_at(const int32_t* base) const {
@@ -57,13 +87,12 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
   ensure(host_.size() * sizeof(int32_t) <= limits_.batch_bytes(), "a step of ", num_tokens, " tokens and ", num_seqs,
          " sequences is larger than planned");
   const Batch at = batch_at(host_.data());
-  const auto writable = [](const int32_t* array) { return const_cast<int32_t*>(array); };  // into host_, which is ours
   int32_t* token_ids = writable(at.token_ids);
   int32_t* positions = writable(at.positions);
   int32_t* slots = writable(at.slots);
   int32_t* logit_rows = writable(at.logit_rows);
   int32_t token = 0;
-  for (size_t i = 0; i < num_seqs; ++i) {
+  for (size_t i = 0; i < plan.seqs.size(); ++i) {
     const PlannedSeq& planned = plan.seqs[i];
     const std::vector<BlockId>& blocks = planned.seq->table.blocks;
     int32_t* row = writable(at.block_table) + i * static_cast<size_t>(shape_.max_blocks);
@@ -79,7 +108,23 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
       if (reports || (planned.wants_token && position == planned.end - 1)) *logit_rows++ = token;
     }
   }
-  writable(at.query_start)[num_seqs] = token;
+  if (shape_key_) fill_padding(token);
+  writable(at.query_start)[num_seqs] = shape_.num_tokens;
+}
+
+/// Rows from `token` on: sequences of one token that see the first key of block 0, whatever it is, store nothing and are read by
+/// nobody.
+void BatchBuilder::fill_padding(int32_t token) {
+  const Batch at = batch_at(host_.data());
+  for (; token < shape_.num_tokens; ++token) {
+    writable(at.token_ids)[token] = 0;
+    writable(at.positions)[token] = 0;
+    writable(at.slots)[token] = -1;
+    writable(at.query_start)[token] = token;
+    writable(at.kv_len)[token] = 1;
+    writable(at.block_table)[int64_t{token} * shape_.max_blocks] = 0;
+    writable(at.logit_rows)[token] = token;
+  }
 }
 
 void BatchBuilder::fill_rows(const StepPlan& plan) {

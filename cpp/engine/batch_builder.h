@@ -20,7 +20,9 @@ using AddSampleRow = void (*)(SampleBatch&, const SampleSource&);
 
 class BatchBuilder {
  public:
-  BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens, AddSampleRow add_row = add_sample_row);
+  /// With `pads_decode_steps` (BackendTraits) a step of single tokens is filled up to one of few sizes.
+  BatchBuilder(const Limits& limits, std::vector<int32_t> eos_tokens, AddSampleRow add_row = add_sample_row,
+               bool pads_decode_steps = false);
 
   /// Fills everything for `plan`; all spans below are valid until the next call. A sequence whose sampling row cannot be made
   /// keeps its place in the batch, because others may share the keys and values it computes, and gets an error.
@@ -31,11 +33,15 @@ class BatchBuilder {
   /// The batch with its pointers into a copy of host() that starts at `base`.
   Batch batch_at(const int32_t* base) const;
   const SampleBatch& samples() const { return samples_; }
+  /// Of a step that was filled up: equal for steps with equal sizes and places of all arrays. 0 for every other step.
+  uint64_t shape_key() const { return shape_key_; }
   /// Per planned sequence the error that its sampling row met, mostly empty.
   const std::vector<std::string>& errors() const { return errors_; }
 
  private:
   void measure(const StepPlan& plan);
+  void pad();
+  void fill_padding(int32_t token);
   void fill_indices(const StepPlan& plan);
   void fill_rows(const StepPlan& plan);
   void add_sample(const Sequence& seq, std::string& error);
@@ -43,7 +49,9 @@ class BatchBuilder {
   Limits limits_;
   std::vector<int32_t> eos_tokens_;
   AddSampleRow add_row_;
-  Batch shape_;  // the sizes of the step; its pointers stay null
+  bool pads_decode_steps_;
+  Batch shape_;             // the sizes of the step; its pointers stay null
+  uint64_t shape_key_ = 0;  // see shape_key()
   std::vector<int32_t> host_;
   SampleBatch samples_;
   std::vector<std::string> errors_;

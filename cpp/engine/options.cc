@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <initializer_list>
 #include <string_view>
 
@@ -21,11 +22,24 @@ void validate_word(const char* name, const std::string& value, std::initializer_
 
 }  // namespace
 
+std::optional<int> EngineOptions::cuda_index() const {
+  constexpr std::string_view kNumbered = "cuda:";
+  if (device == "cuda") return 0;
+  if (!device.starts_with(kNumbered)) return std::nullopt;
+  const char* begin = device.data() + kNumbered.size();
+  const char* end = device.data() + device.size();
+  int index = 0;
+  const auto [stop, error] = std::from_chars(begin, end, index);
+  if (error != std::errc{} || stop != end || index < 0) return std::nullopt;
+  return index;
+}
+
 void EngineOptions::validate() const {
   validate_ranges(*this);
-  validate_word("device", device, {"auto", "cpu", "cuda"});
+  require(device == "auto" || device == "cpu" || device == "cuda-emu" || cuda_index(),
+          "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"", device, "\"");
   validate_word("isa", isa, {"auto", "avx512", "avx2", "portable"});
-  validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f32"});
+  validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f16", "fp8", "f32"});
   parse_weight_format(weight_format);
   validate_word("scheduling_policy", scheduling_policy, {"fcfs", "priority"});
   require(std::has_single_bit(static_cast<uint64_t>(block_size)), "block_size must be a power of two, got ", block_size);

@@ -24,11 +24,15 @@ struct EngineOptions {
   std::optional<int64_t> kv_cache_memory;
   std::optional<int64_t> num_kv_blocks;
   std::string kv_cache_dtype = "auto";
+  bool deterministic = false;
   bool prefix_cache = true;
   std::string scheduling_policy = "fcfs";
   int64_t max_waiting = 1024;
 
   static constexpr auto fields();
+
+  /// N of a device "cuda:N", 0 for "cuda"; nothing for any other word.
+  std::optional<int> cuda_index() const;
 
   /// Checks ranges, allowed words, block_size being a power of two, and that at most one of kv_cache_memory and num_kv_blocks
   /// is set. Throws InvalidArgument naming the option.
@@ -38,7 +42,7 @@ struct EngineOptions {
 constexpr auto EngineOptions::fields() {
   using O = EngineOptions;
   return std::tuple{
-      field("device", &O::device, "auto | cpu | cuda"),
+      field("device", &O::device, "auto | cpu | cuda | cuda:N; auto = the first GPU, or the CPU if there is none"),
       field("isa", &O::isa, "CPU kernels: auto | avx512 | avx2 | portable"),
       field("weight_format", &O::weight_format,
             "quantise matrices of plain floats on load: auto | q8_0 | q5_1 | q5_0 | q4_1 | q4_0 | int8 | int4 | f8_e4m3 | bf16 "
@@ -59,7 +63,9 @@ constexpr auto EngineOptions::fields() {
       field("kv_cache_memory", &O::kv_cache_memory, Range::at_least(1),
             "bytes of the KV cache, instead of a share of the memory"),
       field("num_kv_blocks", &O::num_kv_blocks, Range::at_least(1), "blocks of the KV cache, instead of a share of the memory"),
-      field("kv_cache_dtype", &O::kv_cache_dtype, "auto | bf16 | f32; auto = bf16"),
+      field("kv_cache_dtype", &O::kv_cache_dtype, "auto | bf16 | f16 | fp8 | f32; auto = bf16; f16 and fp8 on GPUs, f32 on the CPU"),
+      field("deterministic", &O::deterministic,
+            "on GPUs: bitwise the same tokens in any batch and after a preemption, at some cost of speed; the CPU always does so"),
       field("prefix_cache", &O::prefix_cache, "reuse the keys and values of equal prompt beginnings"),
       field("scheduling_policy", &O::scheduling_policy, "fcfs | priority"),
       field("max_waiting", &O::max_waiting, Range::at_least(1), "most waiting sequences; more are refused with 429"),

@@ -22,16 +22,23 @@ Runner::Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const 
       kv_(kv),
       arena_(arena),
       ops_(backend.traits(), &backend, arena),
-      builder_(limits, std::move(eos_tokens), add_row),
+      builder_(limits, std::move(eos_tokens), add_row, backend.traits().pads_decode_steps),
       indices_(backend.allocate(limits.batch_bytes())) {}
 
 void Runner::launch(const StepPlan& plan) {
   builder_.build(plan);
   backend_.upload(indices_.get(), builder_.host().data(), builder_.host().size_bytes());
-  const Batch batch = builder_.batch_at(static_cast<const int32_t*>(indices_.get()));
+  batch_ = builder_.batch_at(static_cast<const int32_t*>(indices_.get()));
   scratch_.emplace(arena_);
-  logits_ = model_.forward(batch, kv_, ops_);
+  if (builder_.shape_key() == 0) return forward();
+  backend_.run_captured(builder_.shape_key(), [this] {
+    forward();
+    captured_logits_[builder_.shape_key()] = logits_;
+  });
+  logits_ = captured_logits_.at(builder_.shape_key());
 }
+
+void Runner::forward() { logits_ = model_.forward(batch_, kv_, ops_); }
 
 void Runner::collect(const StepPlan& plan, StepResult& result) {
   if (!builder_.samples().rows.empty()) backend_.sample(logits_, builder_.samples(), sampled_);

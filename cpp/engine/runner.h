@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "backend/arena.h"
@@ -31,6 +32,7 @@ class Runner {
   void collect(const StepPlan& plan, StepResult& result);
 
  private:
+  void forward();
   void take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& result) const;
   TokenLogprobs logprobs_of(size_t row) const;
 
@@ -41,8 +43,10 @@ class Runner {
   Ops ops_;
   BatchBuilder builder_;
   Buffer indices_;                       // on the device
-  std::optional<Arena::Scope> scratch_;  // of the step between launch and collect
+  Batch batch_;                          // of the step between launch and collect
+  std::optional<Arena::Scope> scratch_;  // of the same
   Tensor logits_;                        // [R, vocab] in the arena
+  std::unordered_map<uint64_t, Tensor> captured_logits_;  // of each step that the backend may replay
   SampleResult sampled_;
 };
 

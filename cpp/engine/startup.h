@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "engine/device_choice.h"
 #include "engine/engine.h"
 #include "engine/options.h"
 #include "model/config.h"
@@ -28,6 +29,6 @@ struct StartedEngine {
 /// Loads the model and starts the engine. `eos_tokens` (the tokenizer's) join those of the checkpoint. `progress` may be empty.
 /// Throws InvalidArgument for a bad model or option, DeviceError when the device fails.
 StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
-                           const LoadProgress& progress);
+                           const LoadProgress& progress, const StartFolders& folders = {});
 
 }  // namespace pagoda

@@ -21,6 +21,7 @@ class KvCache {
   KvCache(Backend* backend, const KvShape& shape, DType dtype, int block_size, int64_t num_blocks)
       : layout_{dtype, block_size, shape.kv_heads, shape.head_dim}, num_blocks_(num_blocks) {
     const size_t layer_bytes = layout_.block_bytes() * static_cast<size_t>(num_blocks);
+    if (backend) backend->reserve(static_cast<size_t>(shape.num_layers) * allocated_bytes(backend->traits(), layer_bytes));
     for (int layer = 0; layer < shape.num_layers; ++layer) {
       if (backend) buffers_.push_back(backend->allocate(layer_bytes));
       layers_.push_back({backend ? buffers_.back().get() : nullptr, layout_});

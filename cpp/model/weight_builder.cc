@@ -139,13 +139,14 @@ class WeightBuilder {
     if (config_.learned_positions) return nullptr;
     if (backend_) return upload(make_rope_table(rope, plan_.num_positions));
     rope_frequencies(rope, plan_.num_positions);  // for its checks
-    weights_.bytes += static_cast<size_t>(plan_.num_positions) * static_cast<size_t>(rope.rotary_dim) * sizeof(float);
+    weights_.bytes += allocated_bytes(
+        traits_, static_cast<size_t>(plan_.num_positions) * static_cast<size_t>(rope.rotary_dim) * sizeof(float));
     return nullptr;
   }
 
   const float* upload(const std::vector<float>& values) {
     const size_t bytes = values.size() * sizeof(float);
-    weights_.bytes += bytes;
+    weights_.bytes += allocated_bytes(traits_, bytes);
     if (!backend_) return nullptr;
     weights_.buffers.push_back(backend_->allocate(bytes));
     backend_->upload(weights_.buffers.back().get(), values.data(), bytes);

@@ -109,12 +109,15 @@ def check_memory() -> Iterator[tuple[str, str]]:
 
 
 def check_cuda() -> Iterator[tuple[str, str]]:
-    """Whether this build has CUDA kernels, and whether a driver is there to run them."""
-    built = system_info()["cuda_built"]
+    """Whether this build has CUDA kernels, and whether there is a GPU and cuBLASLt to run them."""
+    info = system_info()
+    built = info["cuda_built"]
     version = Path("/proc/driver/nvidia/version")
     driver = version.read_text().splitlines()[0].strip() if version.exists() else None
-    if built:
-        yield ("ok", f"built; {driver}") if driver else ("warning", "built, but no NVIDIA driver is loaded")
+    if built and info["cuda_unavailable"]:
+        yield "warning", f"built, but it cannot be used here: {info['cuda_unavailable']}; the CPU serves"
+    elif built:
+        yield "ok", f"built; {driver}"
     else:
         yield (
             "ok",

@@ -177,9 +177,10 @@ def system_info() -> dict[str, Any]:
     """What the engine would use of this machine.
 
     Keys: name (of the processor), isa, num_threads, total_bytes, available_bytes, cuda_built (whether this build has
-    CUDA kernels).
+    CUDA kernels), cuda_unavailable (why they cannot be used here, empty if they can).
     """
-    return {**_core.cpu_info(), "cuda_built": _core.cuda_built()}
+    cuda = _core.cuda_info()
+    return {**_core.cpu_info(), "cuda_built": cuda["built"], "cuda_unavailable": cuda["unavailable"]}
 
 
 @functools.cache

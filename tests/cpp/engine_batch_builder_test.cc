@@ -39,6 +39,50 @@ StepPlan plan_of(std::vector<PlannedSeq> seqs) {
   return plan;
 }
 
+TEST(BatchBuilder, fills_up_a_step_of_single_tokens) {
+  Fixture f;
+  BatchBuilder builder(f.limits, {}, add_sample_row, true);
+  std::vector<PlannedSeq> planned;
+  for (int i = 0; i < 5; ++i) {
+    planned.push_back({f.add(sim::make_request("a", {10, 11, 12, 13, 14, 15}, 5), {7, 3}), 5, 6, 5, 5, true});
+  }
+  builder.build(plan_of(planned));
+  const Batch batch = builder.batch_at(builder.host().data());
+  EXPECT_EQ(batch.num_tokens, 8);
+  EXPECT_EQ(batch.num_seqs, 8);
+  EXPECT_EQ(batch.num_logit_rows, 8);
+  EXPECT_EQ(batch.max_blocks, 4);
+  EXPECT_EQ(batch.max_kv_len, 16);
+  EXPECT_EQ(builder.samples().rows.size(), 5u);
+  EXPECT_EQ(array(batch.token_ids, 8), (Ints{15, 15, 15, 15, 15, 0, 0, 0}));
+  EXPECT_EQ(array(batch.slots, 8), (Ints{13, 13, 13, 13, 13, -1, -1, -1}));
+  EXPECT_EQ(array(batch.query_start, 9), (Ints{0, 1, 2, 3, 4, 5, 6, 7, 8}));
+  EXPECT_EQ(array(batch.kv_len, 8), (Ints{6, 6, 6, 6, 6, 1, 1, 1}));
+  EXPECT_EQ(batch.block_table[7 * 4], 0);
+  EXPECT_EQ(array(batch.logit_rows, 8), (Ints{0, 1, 2, 3, 4, 5, 6, 7}));
+  const uint64_t key = builder.shape_key();
+  EXPECT_NE(key, 0u);
+
+  planned.resize(7, planned[0]);
+  builder.build(plan_of(planned));
+  EXPECT_EQ(builder.shape_key(), key) << "the same sizes and places";
+  planned.resize(2);
+  builder.build(plan_of(planned));
+  EXPECT_NE(builder.shape_key(), key);
+}
+
+TEST(BatchBuilder, a_step_with_a_chunk_or_prompt_rows_is_not_filled_up) {
+  Fixture f;
+  BatchBuilder builder(f.limits, {}, add_sample_row, true);
+  Sequence* decoding = f.add(sim::make_request("a", {10, 11, 12, 13, 14, 15}, 5), {7, 3});
+  Sequence* chunk = f.add(sim::make_request("b", {20, 21, 22, 23, 24, 25, 26, 27, 28}, 5), {1, 0, 2});
+  builder.build(plan_of({{decoding, 5, 6, 5, 5, true}, {chunk, 3, 8, 3, 3, false}}));
+  EXPECT_EQ(builder.shape_key(), 0u);
+  EXPECT_EQ(builder.batch_at(builder.host().data()).num_tokens, 6);
+  builder.build(plan_of({{decoding, 5, 6, 5, 5, true}, {chunk, 3, 4, 3, 3, false}}));
+  EXPECT_EQ(builder.shape_key(), 0u) << "a single token without a row of logits";
+}
+
 TEST(BatchBuilder, lays_out_a_decoding_sequence_and_a_chunk) {
   Fixture f;
   Sequence* decoding = f.add(sim::make_request("a", {10, 11, 12, 13, 14, 15}, 5), {7, 3});

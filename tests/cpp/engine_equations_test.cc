@@ -54,6 +54,21 @@ TEST(Equations, greedy_tokens_are_those_of_the_model_itself) {
   EXPECT_EQ(alone(request, {}).at(0).tokens, std::vector<int32_t>(tokens.begin() + 9, tokens.end()));
 }
 
+TEST(Equations, steps_that_are_filled_up_give_the_same_tokens) {
+  const SimOptions plain{.num_blocks = 500};
+  SimOptions padding = plain;
+  padding.pads_decode_steps = true;
+  for (const Request& request : mixed_requests(8)) {
+    const auto expected = alone(request, plain), got = alone(request, padding);
+    for (size_t choice = 0; choice < expected.size(); ++choice) expect_same(got[choice], expected[choice], request.id);
+  }
+  expect_as_alone(padding);
+  SimEngine engine(padding);
+  for (const Request& request : mixed_requests(11)) engine.add(request);
+  engine.run();
+  EXPECT_GT(engine.model().num_padding_rows(), 0);
+}
+
 TEST(Equations, a_batch_of_sixteen_equals_each_alone) {
   const Stats stats = expect_as_alone({.num_blocks = 500});
   EXPECT_EQ(stats.num_preemptions, 0);

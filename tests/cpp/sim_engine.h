@@ -29,6 +29,7 @@ struct SimOptions {
   BlockPoolHooks hooks = {};
   Faults* faults = nullptr;
   AddSampleRow add_row = add_sample_row;
+  bool pads_decode_steps = false;
 
   Limits limits() const {
     return {vocab_size, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting, num_blocks, block_size};
@@ -135,6 +136,7 @@ class SimEngine {
   bool finished(const std::string& id, int32_t choice = 0) const { return of(id, choice).finish != FinishReason::none; }
   bool has_work() const { return scheduler_.has_work(); }
   Stats stats() const { return scheduler_.stats(); }
+  const SimModel& model() const { return model_; }
   const StepPlan& last_plan() const { return last_plan_; }
   Scheduler& scheduler() { return scheduler_; }
   const KvManager& kv() const { return kv_; }
@@ -178,7 +180,7 @@ class SimEngine {
   SimOptions options_;
   Limits limits_;
   SimModel model_;
-  SimBackend backend_;
+  SimBackend backend_{options_.pads_decode_steps};
   KvManager kv_;
   KvCache cache_;
   Arena arena_;

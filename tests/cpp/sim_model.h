@@ -67,6 +67,8 @@ class SimModel : public Model {
 
   /// Slots that did not hold what their reader's context says they must.
   int64_t num_bad_reads() const { return num_bad_reads_; }
+  /// Rows without a sequence that steps were filled up with.
+  int64_t num_padding_rows() const { return num_padding_rows_; }
 
  private:
   struct Slot {
@@ -83,6 +85,11 @@ class SimModel : public Model {
   void store(const Batch& batch, int seq, Slot* slots) {
     for (int t = batch.query_start[seq]; t < batch.query_start[seq + 1]; ++t) {
       const int64_t position = batch.positions[t];
+      if (batch.slots[t] == -1) {  // a row that fills up the step
+        ++num_padding_rows_;
+        if (position != 0 || batch.block_table[int64_t{seq} * batch.max_blocks] != 0) ++num_bad_reads_;
+        continue;
+      }
       if (batch.slots[t] != slot_of(batch, seq, position)) ++num_bad_reads_;
       const uint64_t before = position ? slots[slot_of(batch, seq, position - 1)].context : 0;
       slots[batch.slots[t]] = {batch.token_ids[t], batch.positions[t], extend(before, batch.token_ids[t])};
@@ -93,6 +100,7 @@ class SimModel : public Model {
   void attend(const Batch& batch, int seq, const Slot* slots, std::vector<uint64_t>& contexts) {
     uint64_t context = 0;
     int t = batch.query_start[seq];
+    if (batch.slots[t] == -1) return;
     for (int64_t position = 0; position < batch.kv_len[seq]; ++position) {
       const Slot& slot = slots[slot_of(batch, seq, position)];
       context = extend(context, slot.token);
@@ -108,19 +116,25 @@ class SimModel : public Model {
   Faults* faults_;
   int64_t num_forwards_ = 0;
   int64_t num_bad_reads_ = 0;
+  int64_t num_padding_rows_ = 0;
 };
 
-inline const BackendTraits& sim_traits() {
-  static constexpr BackendTraits kTraits{"sim", DType::f32, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return kTraits;
+inline const BackendTraits& sim_traits(bool pads_decode_steps) {
+  static constexpr BackendTraits kPlain{.name = "sim", .activation_dtype = DType::f32};
+  static constexpr BackendTraits kPadding{.name = "sim", .activation_dtype = DType::f32, .pads_decode_steps = true};
+  return pads_decode_steps ? kPadding : kPlain;
 }
 
 /// Host memory filled with rubbish, and sampling in plain double precision. The model's operations are never called.
 class SimBackend : public Backend {
  public:
-  const BackendTraits& traits() const override { return sim_traits(); }
+  explicit SimBackend(bool pads_decode_steps = false) : pads_decode_steps_(pads_decode_steps) {}
+
+  const BackendTraits& traits() const override { return sim_traits(pads_decode_steps_); }
   const DeviceInfo& device() const override { return device_; }
 
+  void reserve(size_t) override {}
+  void tune(int64_t) override {}
   Buffer allocate(size_t bytes) override {
     void* memory = std::malloc(std::max<size_t>(bytes, 1));
     std::memset(memory, 0xA5, bytes);
@@ -211,6 +225,7 @@ class SimBackend : public Backend {
     }
   }
 
+  bool pads_decode_steps_;
   DeviceInfo device_{"sim", "sim", 1, 0, 0};
 };
 

@@ -209,6 +209,9 @@ namespace pagoda {
 const BackendTraits& cpu_traits() {
   static const BackendTraits traits{"cpu",
                                     DType::f32,
+                                    1,
+                                    false,
+                                    [](DType dtype) { return dtype == DType::bf16 || dtype == DType::f32; },
                                     cpu::packed_bytes,
                                     cpu::linear_workspace,
                                     cpu::grouped_linear_workspace,

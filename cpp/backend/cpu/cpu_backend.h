@@ -26,11 +26,13 @@ class CpuBackend final : public Backend {
   const BackendTraits& traits() const override { return cpu_traits(); }
   const DeviceInfo& device() const override { return device_; }
 
+  void reserve(size_t) override {}
   Buffer allocate(size_t bytes) override;
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
   void run_captured(uint64_t key, const std::function<void()>& body) override;
   Weight pack(std::span<const WeightPart> parts) override;
+  void tune(int64_t) override {}
 
   void embed(const Tensor& out, const Weight& table, const int32_t* ids) override;
   void norm(const Tensor& out, const Tensor& x, const Norm& norm) override;
