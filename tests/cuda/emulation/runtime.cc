@@ -12,6 +12,7 @@ namespace emu {
 struct Event {
   uint64_t recorded = 0;   ///< records asked for
   uint64_t completed = 0;  ///< the latest record that was reached
+  double time = 0;         ///< when that was
   Stream* stream = nullptr;
 };
 
@@ -36,6 +37,7 @@ struct State {
   std::vector<Stream*> streams;
   std::string fault;
   uint64_t num_launches = 0;
+  double time = 0;  ///< milliseconds
 };
 
 State& state() {
@@ -101,6 +103,8 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
 size_t allocated_bytes() { return state().device_bytes; }
 uint64_t num_launches() { return state().num_launches; }
 void count_launch() { ++state().num_launches; }
+void spend_time(double milliseconds) { state().time += milliseconds; }
+bool is_recording(cudaStream_t stream) { return stream_of(stream).recording != nullptr; }
 
 }  // namespace emu
 
@@ -158,6 +162,11 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
   return cudaSuccess;
 }
 
@@ -249,7 +258,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const uint64_t record = ++event->recorded;
   event->stream = &emu::stream_of(stream);
-  return emu::enqueue(stream, [=] { event->completed = record; });
+  return emu::enqueue(stream, [=] {
+    event->completed = record;
+    event->time = emu::state().time;
+  });
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -258,8 +270,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return emu::run_until(*event->stream, [=] { return event->completed >= record; });
 }
 
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 1;  // there is no time on this device: every piece of work takes as long as any other
+/// At least a millisecond, so that a rate can be computed of work that takes no time.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  *milliseconds = static_cast<float>(1 + end->time - begin->time);
   return cudaSuccess;
 }
 

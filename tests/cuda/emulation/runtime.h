@@ -105,6 +105,11 @@ size_t allocated_bytes();
 uint64_t num_launches();
 void count_launch();
 
+/// Called by work that runs: lets time pass, which events of any stream see. Nothing else takes time.
+void spend_time(double milliseconds);
+/// Whether what enters the stream is recorded.
+bool is_recording(cudaStream_t stream);
+
 }  // namespace emu
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes);
@@ -117,6 +122,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream = nullptr);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDriverGetVersion(int* version);
