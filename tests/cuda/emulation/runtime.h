@@ -90,6 +90,7 @@ struct Device {
   size_t total_bytes = size_t{1} << 30;
   size_t shared_bytes = 227 * 1024;  ///< largest dynamic shared memory of a block
   size_t l2_bytes = size_t{1} << 20;
+  double least_milliseconds = 1;  ///< between two events, also if no work took time
 };
 Device& device();
 
