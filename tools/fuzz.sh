@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the C++ fuzzers and runs each for some seconds, and those of Python for as long as one of these together. Several run at
-# a time. Usage: tools/fuzz.sh <python of the environment> <seconds> <jobs>
+# Builds the C++ fuzzers, then runs each of them and of those of Python for some seconds, as many at a time as there are jobs.
+# Usage: tools/fuzz.sh <python of the environment> <seconds> <jobs>
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=$1
@@ -16,8 +16,8 @@ compiler=$(tools/fuzz_compiler.sh) || exit 1
 tools/quietly.sh "configuring the fuzzers" cmake -S . -B $build -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DPAGODA_FUZZ=ON \
   -DPAGODA_PYTHON=OFF -DPAGODA_CUDA=OFF || exit 1
 tools/quietly.sh "building the fuzzers" cmake --build $build -j "$jobs" --target fuzz_safetensors fuzz_gguf fuzz_json || exit 1
-echo "== fuzzing, $seconds s each the readers of $readers, $((seconds / 3 + 1)) s each those of $texts"
+echo "== fuzzing, $seconds s each: $readers $texts"
 {
   for name in $readers; do echo "$name $seconds $build/fuzz_$name"; done
-  for name in $texts; do echo "$name $((seconds / 3 + 1)) $python tests/fuzz/fuzz_python.py $name"; done
+  for name in $texts; do echo "$name $seconds $python tests/fuzz/fuzz_python.py $name"; done
 } | xargs -P "$jobs" -L 1 tools/fuzz_run.sh
