@@ -108,6 +108,19 @@ def check_layout(content: Mapping[str, Any], source: str) -> None:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(piece, str) for piece in pair):
             raise _misfit(source, f"model.merges[{i}]", merge, "two pieces")
+    _check_added_ids(content.get("added_tokens") or [], vocab_ids(vocab), source)
+
+
+def _check_added_ids(added: list[dict[str, Any]], vocab: Mapping[str, int], source: str) -> None:
+    """The library gives a token whose id is taken another one: the model would read a wrong row of its embedding."""
+    ids, tokens = dict(vocab), {token_id: piece for piece, token_id in vocab.items()}
+    for i, entry in enumerate(added):
+        token_id, token = entry["id"], entry["content"]
+        if (held := ids.setdefault(token, token_id)) != token_id:
+            raise _misfit(source, f"added_tokens[{i}].id", token_id, f"{held}, the id that {token[:50]!r} has already")
+        if (holder := tokens.setdefault(token_id, token)) != token:
+            wanted = f"an id of its own for {token[:50]!r}: {holder[:50]!r} has it"
+            raise _misfit(source, f"added_tokens[{i}].id", token_id, wanted)
 
 
 def _list_at(values: Mapping[str, Any], name: str, source: str) -> list[Any]:

@@ -53,6 +53,40 @@ def test_a_part_of_another_kind_is_named(part: str, value: Any, message: str, tm
         Tokenizer.from_directory(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ({"<|a|>": 0, "<|b|>": 0}, r"id: found N, expected an id of its own for '<\|b\|>': '<\|a\|>' has it"),
+        ({"<|a|>": -65}, r"id: found .*, expected an id of its own for '<\|a\|>': '.*' has it"),
+        ({"A": 0}, r"id: found N, expected \d+, the id that 'A' has already"),
+    ],
+)
+def test_added_tokens_of_an_id_that_is_not_free_are_refused(
+    tokens: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    write_directory(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    size = Tokenizer.from_directory(tmp_path).vocab_size
+    content["added_tokens"] += [
+        {"id": size + offset, "content": token, "special": True, **FLAGS} for token, offset in tokens.items()
+    ]
+    path.write_text(json.dumps(content))
+    place = r"tokenizer\.json: added_tokens\[\d+\]\."
+    with pytest.raises(TokenizerError, match=place + message.replace("N", str(size))):
+        Tokenizer.from_directory(tmp_path)
+
+
+def test_added_tokens_that_are_listed_twice_alike_are_one(tmp_path: Path) -> None:
+    write_directory(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    expected = Tokenizer.from_directory(tmp_path).encode("<|im_start|>a", parse_special=True)
+    content["added_tokens"] *= 2
+    path.write_text(json.dumps(content))
+    assert Tokenizer.from_directory(tmp_path).encode("<|im_start|>a", parse_special=True) == expected
+
+
 def test_a_vocabulary_that_has_no_token_for_a_character_says_so(tmp_path: Path) -> None:
     model = {"type": "Unigram", "unk_id": None, "vocab": [["<|im_start|>", 0.0], ["<|im_end|>", 0.0], ["a", -1.0]]}
     write_directory(tmp_path, model=model, added_tokens=[], pre_tokenizer=None, decoder=None)
