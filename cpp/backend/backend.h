@@ -123,6 +123,8 @@ struct BackendTraits {
   size_t allocation_unit = 1;  ///< `allocate` takes multiples of this many bytes
   /// Steps of single tokens are filled up with rows that nobody reads, so that few sizes occur and run_captured can replay them.
   bool pads_decode_steps = false;
+  /// Steps that may be started before the first is collected, 1 or 2: more only where a step costs the host time of its own.
+  int max_steps_in_flight = 1;
   /// Whether the cache of keys and values can be of this type.
   bool (*holds_kv)(DType dtype) = nullptr;
   /// Bytes of the packed form of stacked parts.
@@ -217,8 +219,18 @@ class Backend {
   virtual void activation(const Tensor& x, Activation activation) = 0;
   /// out[R, H] = rows `rows` of x.
   virtual void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) = 0;
-  /// Samples every row of logits[R, vocab] (f32; may be overwritten). Waits for the result.
-  virtual void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) = 0;
+  /// Starts sampling the first batch.rows.size() rows of logits[R, vocab] (f32; may be overwritten). `batch` may be changed after
+  /// the return. At most traits().max_steps_in_flight starts may be uncollected.
+  virtual void start_sampling(const Tensor& logits, const SampleBatch& batch) = 0;
+  /// Waits for the oldest start that is not collected.
+  virtual void collect_samples(SampleResult& result) = 0;
+  /// ids[t] = the token of row sources[t] of the newest start, for t in [0, n) with sources[t] >= 0.
+  virtual void feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) = 0;
+
+  void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) {
+    start_sampling(logits, batch);
+    collect_samples(result);
+  }
 };
 
 struct CpuOptions {

@@ -45,12 +45,14 @@ void BatchBuilder::measure(const StepPlan& plan) {
   shape_.num_seqs = static_cast<int>(plan.seqs.size());
   shape_.num_tokens = static_cast<int>(plan.num_tokens);
   shape_.block_size = static_cast<int>(limits_.block_size);
+  has_sources_ = false;
   for (const PlannedSeq& planned : plan.seqs) {
     const int64_t num_blocks = (planned.end + limits_.block_size - 1) / limits_.block_size;
     shape_.max_blocks = std::max(shape_.max_blocks, static_cast<int>(num_blocks));
     shape_.max_query_len = std::max(shape_.max_query_len, static_cast<int>(planned.end - planned.begin));
     shape_.max_kv_len = std::max(shape_.max_kv_len, static_cast<int>(planned.end));
     shape_.num_logit_rows += static_cast<int>(planned.rows_end - planned.rows_begin) + planned.wants_token;
+    has_sources_ |= planned.token_source >= 0;
   }
   ensure(shape_.num_logit_rows <= limits_.max_logit_rows(), "a step wants ", shape_.num_logit_rows,
          " rows of logits, planned are ", limits_.max_logit_rows());
@@ -77,12 +79,13 @@ Batch BatchBuilder::batch_at(const int32_t* base) const {
   batch.kv_len = take(shape_.num_seqs);
   batch.block_table = take(int64_t{shape_.num_seqs} * shape_.max_blocks);
   batch.logit_rows = take(shape_.num_logit_rows);
+  if (has_sources_) batch.token_sources = take(shape_.num_tokens);  // last: the places of the others do not depend on it
   return batch;
 }
 
 void BatchBuilder::fill_indices(const StepPlan& plan) {
   const auto num_tokens = static_cast<size_t>(shape_.num_tokens), num_seqs = static_cast<size_t>(shape_.num_seqs);
-  host_.resize(3 * num_tokens + 2 * num_seqs + 1 + num_seqs * static_cast<size_t>(shape_.max_blocks) +
+  host_.resize((has_sources_ ? 4 : 3) * num_tokens + 2 * num_seqs + 1 + num_seqs * static_cast<size_t>(shape_.max_blocks) +
                static_cast<size_t>(shape_.num_logit_rows));
   ensure(host_.size() * sizeof(int32_t) <= limits_.batch_bytes(), "a step of ", num_tokens, " tokens and ", num_seqs,
          " sequences is larger than planned");
@@ -91,6 +94,8 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
   int32_t* positions = writable(at.positions);
   int32_t* slots = writable(at.slots);
   int32_t* logit_rows = writable(at.logit_rows);
+  int32_t* sources = writable(at.token_sources);
+  if (sources) std::fill_n(sources, num_tokens, -1);
   int32_t token = 0;
   for (size_t i = 0; i < plan.seqs.size(); ++i) {
     const PlannedSeq& planned = plan.seqs[i];
@@ -101,7 +106,9 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
     writable(at.kv_len)[i] = static_cast<int32_t>(planned.end);
     for (int64_t position = planned.begin; position < planned.end; ++position, ++token) {
       const int64_t block = position / limits_.block_size, offset = position % limits_.block_size;
-      token_ids[token] = planned.seq->tokens[static_cast<size_t>(position)];
+      const bool is_known = position < planned.seq->num_tokens();
+      token_ids[token] = is_known ? planned.seq->tokens[static_cast<size_t>(position)] : 0;
+      if (!is_known) sources[token] = planned.token_source;
       positions[token] = static_cast<int32_t>(position);
       slots[token] = static_cast<int32_t>(blocks[static_cast<size_t>(block)] * limits_.block_size + offset);
       const bool reports = planned.rows_begin <= position && position < planned.rows_end;
@@ -138,11 +145,12 @@ void BatchBuilder::fill_rows(const StepPlan& plan) {
       add_forced_row(samples_, seq.tokens[static_cast<size_t>(position) + 1],
                      static_cast<int32_t>(*seq.params().prompt_logprobs));
     }
-    if (planned.wants_token) add_sample(seq, errors_[i]);
+    if (planned.wants_token) add_sample(planned, errors_[i]);
   }
 }
 
-void BatchBuilder::add_sample(const Sequence& seq, std::string& error) {
+void BatchBuilder::add_sample(const PlannedSeq& planned, std::string& error) {
+  const Sequence& seq = *planned.seq;
   const size_t num_rows = samples_.rows.size(), num_edits = samples_.edits.size(), num_counts = samples_.counts.size(),
                num_mask_words = samples_.masks.size();
   try {
@@ -150,6 +158,7 @@ void BatchBuilder::add_sample(const Sequence& seq, std::string& error) {
     source.params = &seq.params();
     source.key = seq.key;
     source.tokens = seq.tokens;
+    source.num_unknown = planned.end - seq.num_tokens();
     source.num_prompt = seq.num_prompt;
     if (seq.params().uses_penalties()) source.counts = &seq.counts;
     source.bad_words = seq.request->bad_words;

@@ -44,13 +44,14 @@ class BatchBuilder {
   void fill_padding(int32_t token);
   void fill_indices(const StepPlan& plan);
   void fill_rows(const StepPlan& plan);
-  void add_sample(const Sequence& seq, std::string& error);
+  void add_sample(const PlannedSeq& planned, std::string& error);
 
   Limits limits_;
   std::vector<int32_t> eos_tokens_;
   AddSampleRow add_row_;
   bool pads_decode_steps_;
   Batch shape_;             // the sizes of the step; its pointers stay null
+  bool has_sources_ = false;  // some tokens are drawn by the step before
   uint64_t shape_key_ = 0;  // see shape_key()
   std::vector<int32_t> host_;
   SampleBatch samples_;

@@ -123,7 +123,7 @@ void Engine::loop() {
   try {
     while (take_commands()) {
       for (; next_command_ < commands_.size(); ++next_command_) apply(commands_[next_command_]);
-      if (scheduler_.has_work()) step();
+      step();
       publish();
     }
     end(FinishReason::abort, {});
@@ -137,7 +137,7 @@ bool Engine::take_commands() {
   commands_.clear();
   next_command_ = 0;
   std::unique_lock lock(mutex_);
-  work_cv_.wait(lock, [this] { return stopping_ || !inbox_.empty() || scheduler_.has_work(); });
+  work_cv_.wait(lock, [this] { return stopping_ || !inbox_.empty() || !in_flight_.empty() || scheduler_.has_work(); });
   commands_.swap(inbox_);
   return !stopping_;
 }
@@ -151,16 +151,32 @@ void Engine::apply(const Command& command) {
   }
 }
 
+/// Starts a step if one can be planned, then finishes the oldest once as many are in flight as the device wants, or nothing else
+/// can be done.
 void Engine::step() {
-  const auto begin = std::chrono::steady_clock::now();
-  const StepPlan& plan = scheduler_.schedule();
-  ensure(!plan.seqs.empty(), "there is work, but nothing can run");
-  runner_.launch(plan);
-  runner_.collect(plan, result_);
-  scheduler_.commit(plan, result_, outputs_);
+  bool launched = false;
+  if (scheduler_.has_work()) {
+    const auto begin = std::chrono::steady_clock::now();
+    const StepPlan& plan = scheduler_.schedule();
+    launched = !plan.seqs.empty();
+    ensure(launched || !in_flight_.empty(), "there is work, but nothing can run");
+    if (launched) {
+      runner_.launch(plan);
+      in_flight_.push_back({&plan, begin});
+    }
+  }
+  const bool is_full = std::cmp_greater_equal(in_flight_.size(), parts_.backend->traits().max_steps_in_flight);
+  if (!in_flight_.empty() && (is_full || !launched)) finish_oldest();
+}
+
+void Engine::finish_oldest() {
+  const StepInFlight oldest = in_flight_.front();
+  in_flight_.pop_front();
+  runner_.collect(*oldest.plan, result_);
+  scheduler_.commit(*oldest.plan, result_, outputs_);
   ++num_steps_;
-  last_step_tokens_ = plan.num_tokens;
-  last_step_seconds_ = seconds_since(begin);
+  last_step_tokens_ = oldest.plan->num_tokens;
+  last_step_seconds_ = seconds_since(oldest.begin);
 }
 
 /// Hands the step's outputs and counters to the other threads.

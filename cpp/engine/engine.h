@@ -2,8 +2,10 @@
 // Called from any thread by the bindings; one consumer waits for outputs.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -83,6 +85,7 @@ class Engine {
   bool take_commands();
   void apply(const Command& command);
   void step();
+  void finish_oldest();
   void publish();
   void end(FinishReason reason, const std::string& error);
   void check_accepts() const;
@@ -97,6 +100,12 @@ class Engine {
   // Of the loop thread.
   Scheduler scheduler_;
   Runner runner_;
+  /// A step between launch and commit.
+  struct StepInFlight {
+    const StepPlan* plan;
+    std::chrono::steady_clock::time_point begin;
+  };
+  std::deque<StepInFlight> in_flight_;  // oldest first
   StepResult result_;
   std::vector<Output> outputs_;    // of the current step
   std::vector<Command> commands_;  // taken from the inbox; applied up to next_command_

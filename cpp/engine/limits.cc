@@ -26,7 +26,7 @@ int64_t Limits::max_logit_rows() const { return std::min(max_running() + max_pro
 int64_t Limits::max_blocks_per_seq() const { return (max_context() + block_size - 1) / block_size; }
 
 size_t Limits::batch_bytes() const {
-  const int64_t per_token = 3 * max_num_batched_tokens;                    // token_ids, positions, slots
+  const int64_t per_token = 4 * max_num_batched_tokens;                    // token_ids, positions, slots, token_sources
   const int64_t per_seq = max_running() * (2 + max_blocks_per_seq()) + 1;  // query_start, kv_len, block_table
   return sizeof(int32_t) * static_cast<size_t>(per_token + per_seq + max_logit_rows());
 }

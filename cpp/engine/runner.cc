@@ -22,37 +22,50 @@ Runner::Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const 
       kv_(kv),
       arena_(arena),
       ops_(backend.traits(), &backend, arena),
-      builder_(limits, std::move(eos_tokens), add_row, backend.traits().pads_decode_steps),
+      builders_{BatchBuilder(limits, eos_tokens, add_row, backend.traits().pads_decode_steps),
+                BatchBuilder(limits, eos_tokens, add_row, backend.traits().pads_decode_steps)},
       indices_(backend.allocate(limits.batch_bytes())) {}
 
 void Runner::launch(const StepPlan& plan) {
-  builder_.build(plan);
-  backend_.upload(indices_.get(), builder_.host().data(), builder_.host().size_bytes());
-  batch_ = builder_.batch_at(static_cast<const int32_t*>(indices_.get()));
+  BatchBuilder& builder = builder_of(num_launched_);
+  builder.build(plan);
+  backend_.upload(indices_.get(), builder.host().data(), builder.host().size_bytes());
+  auto* indices = static_cast<int32_t*>(indices_.get());
+  batch_ = builder.batch_at(indices);
+  if (batch_.token_sources) {
+    backend_.feed_tokens(indices + (batch_.token_ids - indices), batch_.token_sources, batch_.num_tokens);
+  }
+  scratch_.reset();
   scratch_.emplace(arena_);
-  if (builder_.shape_key() == 0) return forward();
-  backend_.run_captured(builder_.shape_key(), [this] {
+  if (builder.shape_key() == 0) {
     forward();
-    captured_logits_[builder_.shape_key()] = logits_;
-  });
-  logits_ = captured_logits_.at(builder_.shape_key());
+  } else {
+    backend_.run_captured(builder.shape_key(), [this] {
+      forward();
+      captured_logits_[builder_of(num_launched_).shape_key()] = logits_;
+    });
+    logits_ = captured_logits_.at(builder.shape_key());
+  }
+  if (!builder.samples().rows.empty()) backend_.start_sampling(logits_, builder.samples());
+  ++num_launched_;
 }
 
 void Runner::forward() { logits_ = model_.forward(batch_, kv_, ops_); }
 
 void Runner::collect(const StepPlan& plan, StepResult& result) {
-  if (!builder_.samples().rows.empty()) backend_.sample(logits_, builder_.samples(), sampled_);
-  scratch_.reset();
+  const BatchBuilder& builder = builder_of(num_collected_);
+  if (!builder.samples().rows.empty()) backend_.collect_samples(sampled_);
   result.seqs.resize(plan.seqs.size());
   size_t row = 0;
   for (size_t i = 0; i < plan.seqs.size(); ++i) {
     SequenceResult& got = result.seqs[i];
     got.token = -1;
     got.prompt_logprobs.clear();
-    got.error = builder_.errors()[i];
+    got.error = builder.errors()[i];
     take_rows(plan.seqs[i], row, got);
   }
-  ensure(row == builder_.samples().rows.size(), "a step sampled ", builder_.samples().rows.size(), " rows and used ", row);
+  ensure(row == builder.samples().rows.size(), "a step sampled ", builder.samples().rows.size(), " rows and used ", row);
+  ++num_collected_;
 }
 
 /// Takes the planned sequence's rows, starting at `row`, which moves on behind them.
@@ -76,7 +89,7 @@ void Runner::take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& r
 
 TokenLogprobs Runner::logprobs_of(size_t row) const {
   TokenLogprobs logprobs{sampled_.rows[row].logprob, sampled_.rows[row].rank, {}, {}};
-  const SampleBatch& samples = builder_.samples();
+  const SampleBatch& samples = builders_[num_collected_ % kMaxStepsInFlight].samples();
   const int32_t num_top = samples.rows[row].num_top;
   if (num_top <= 0) return logprobs;
   const auto begin = static_cast<std::ptrdiff_t>(row) * samples.max_top;

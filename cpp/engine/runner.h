@@ -2,6 +2,7 @@
 // Owns the index buffers on both sides; borrows model, backend, KV cache and workspace. Called by the engine loop.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <unordered_map>
@@ -25,13 +26,15 @@ class Runner {
   Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens,
          AddSampleRow add_row = add_sample_row);
 
-  /// Starts the step. Throws what the model or the device throws; then the step is lost.
+  /// Starts the step, with fewer than kMaxStepsInFlight launched and not collected. Throws what the model or the device throws;
+  /// then the step is lost.
   void launch(const StepPlan& plan);
-  /// Waits for the launched step and fills `result`, in plan order. A row without a usable logit sets that sequence's error
-  /// only.
+  /// Waits for the oldest launched step, whose plan this is, and fills `result`, in plan order. A row without a usable logit sets
+  /// that sequence's error only.
   void collect(const StepPlan& plan, StepResult& result);
 
  private:
+  BatchBuilder& builder_of(uint64_t step) { return builders_[step % kMaxStepsInFlight]; }
   void forward();
   void take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& result) const;
   TokenLogprobs logprobs_of(size_t row) const;
@@ -41,11 +44,14 @@ class Runner {
   KvCache& kv_;
   Arena& arena_;
   Ops ops_;
-  BatchBuilder builder_;
-  Buffer indices_;                       // on the device
-  Batch batch_;                          // of the step between launch and collect
-  std::optional<Arena::Scope> scratch_;  // of the same
-  Tensor logits_;                        // [R, vocab] in the arena
+  std::array<BatchBuilder, kMaxStepsInFlight> builders_;
+  uint64_t num_launched_ = 0;
+  uint64_t num_collected_ = 0;
+  // Of the newest step. The device carries out steps in order, so one set of buffers serves them all.
+  Buffer indices_;  // on the device
+  Batch batch_;
+  std::optional<Arena::Scope> scratch_;
+  Tensor logits_;  // [R, vocab] in the arena
   std::unordered_map<uint64_t, Tensor> captured_logits_;  // of each step that the backend may replay
   SampleResult sampled_;
 };

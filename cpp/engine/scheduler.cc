@@ -75,10 +75,11 @@ void Scheduler::end_all(FinishReason reason, const std::string& error, std::vect
 }
 
 const StepPlan& Scheduler::schedule() {
-  finished_.clear();
-  plan_.clear();
+  std::erase_if(finished_, [](const SequencePtr& seq) { return seq->num_in_flight == 0; });
+  if (!newest().seqs.empty()) newest_ = (newest_ + 1) % plans_.size();
+  newest().clear();
   if (continue_running()) start_waiting();
-  return plan_;
+  return newest();
 }
 
 /// False if a sequence had to yield: then nobody may start in this step.
@@ -86,6 +87,7 @@ bool Scheduler::continue_running() {
   const int64_t num_preemptions = stats_.num_preemptions;
   for (size_t i = 0; i < running_.size(); ++i) {  // preemption shortens the queue, but only behind i or at i
     Sequence& seq = *running_[i];
+    if (seq.num_pending && !seq.can_run_ahead()) continue;
     const int64_t end = chunk_end(seq);
     if (end == seq.num_computed) continue;
     if (!grow(seq)) break;
@@ -104,6 +106,7 @@ void Scheduler::start_waiting() {
 
 /// Gives a waiting sequence blocks for all its known tokens and plans its first chunk. False if it must go on waiting.
 bool Scheduler::start(Sequence& seq) {
+  if (seq.num_pending) return false;  // preempted in a step that is not committed yet
   // Positions that still owe prompt logprobs must be computed; so must the last token.
   const bool owes_rows = seq.num_prompt_rows < seq.prompt_rows_end();
   BlockTable table = kv_.match_prefix(seq.tokens, seq.salt(), owes_rows ? seq.num_prompt_rows : seq.num_tokens() - 1);
@@ -129,9 +132,9 @@ void Scheduler::count_first_schedule(Sequence& seq) {
   stats_.prefix_cache_hits += seq.num_computed;
 }
 
-/// Makes room for all known tokens of a running sequence, at the cost of later ones. False if it had to yield itself.
+/// Makes room for all expected tokens of a running sequence, at the cost of later ones. False if it had to yield itself.
 bool Scheduler::grow(Sequence& seq) {
-  while (!kv_.reserve(seq.table, seq.num_tokens())) {
+  while (!kv_.reserve(seq.table, seq.num_expected())) {
     const bool yields_itself = running_.back().get() == &seq;
     preempt_last();
     if (yields_itself) return false;
@@ -151,10 +154,11 @@ void Scheduler::preempt_last() {
 
 /// Where the sequence's next chunk ends under what is left of the step's budgets; num_computed if it can get nothing.
 int64_t Scheduler::chunk_end(const Sequence& seq) const {
-  const int64_t tokens_left = limits_.max_num_batched_tokens - plan_.num_tokens;
-  const int64_t end = std::min(seq.num_tokens(), seq.num_computed + tokens_left);
+  const StepPlan& plan = plans_[newest_];
+  const int64_t tokens_left = limits_.max_num_batched_tokens - plan.num_tokens;
+  const int64_t end = std::min(seq.num_expected(), seq.num_computed + tokens_left);
   const int64_t rows_begin = std::max(seq.num_computed, seq.num_prompt_rows);
-  const int64_t rows_left = limits_.max_prompt_rows() - plan_.num_prompt_rows;
+  const int64_t rows_left = limits_.max_prompt_rows() - plan.num_prompt_rows;
   if (std::min(end, seq.prompt_rows_end()) - rows_begin <= rows_left) return end;
   return rows_begin + rows_left;
 }
@@ -163,13 +167,26 @@ void Scheduler::plan(Sequence& seq, int64_t end) {
   PlannedSeq planned{&seq, seq.num_computed, end};
   planned.rows_begin = std::max(seq.num_computed, seq.num_prompt_rows);
   planned.rows_end = std::max(planned.rows_begin, std::min(end, seq.prompt_rows_end()));
-  planned.wants_token = end == seq.num_tokens();
-  plan_.num_tokens += end - seq.num_computed;
-  plan_.num_prompt_rows += planned.rows_end - planned.rows_begin;
+  planned.wants_token = end == seq.num_expected();
+  if (end > seq.num_tokens()) planned.token_source = seq.draw_row;
+  StepPlan& plan = newest();
+  plan.num_tokens += end - seq.num_computed;
+  plan.num_prompt_rows += planned.rows_end - planned.rows_begin;
+  plan.num_rows += planned.rows_end - planned.rows_begin;
   if (planned.rows_end > planned.rows_begin) seq.num_prompt_rows = planned.rows_end;
+  if (planned.wants_token) {
+    seq.draw_row = static_cast<int32_t>(plan.num_rows++);
+    ++seq.num_pending;
+  }
+  ++seq.num_in_flight;
   seq.num_computed = end;
-  kv_.publish(seq.table, seq.tokens, end, seq.salt());
-  plan_.seqs.push_back(planned);
+  publish(seq);
+  plan.seqs.push_back(planned);
+}
+
+/// Makes the full blocks of known and computed tokens findable.
+void Scheduler::publish(Sequence& seq) {
+  kv_.publish(seq.table, seq.tokens, std::min(seq.num_computed, seq.num_tokens()), seq.salt());
 }
 
 void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Output>& outputs) {
@@ -178,6 +195,9 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
   for (size_t i = 0; i < plan.seqs.size(); ++i) {
     Sequence& seq = *plan.seqs[i].seq;
     SequenceResult& got = result.seqs[i];
+    --seq.num_in_flight;
+    if (plan.seqs[i].wants_token) --seq.num_pending;
+    if (seq.state == SequenceState::finished) continue;
     if (!got.error.empty()) {
       kv_.discard(seq.table);  // whatever made it fail may lie in what it read
       end(seq, FinishReason::error, got.error, outputs);
@@ -198,7 +218,8 @@ void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<
   if (seq.params().logprobs) output.logprobs.push_back(std::move(result.logprobs));
   output.prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
   set_finish(seq, output);
-  if (output.finish != FinishReason::none) finish(seq, output.finish);
+  if (output.finish != FinishReason::none) return finish(seq, output.finish);
+  if (seq.state == SequenceState::running) publish(seq);
 }
 
 /// Decides whether the sequence's newest token is its last.
@@ -222,7 +243,8 @@ void Scheduler::end(Sequence& seq, FinishReason reason, const std::string& error
   finish(seq, reason);
 }
 
-/// Frees the sequence's blocks and takes it out of its queue; the object lives until the next schedule().
+/// Frees the sequence's blocks and takes it out of its queue. Steps in flight may still use the blocks: later steps, which may
+/// get them, run after those.
 void Scheduler::finish(Sequence& seq, FinishReason reason) {
   if (seq.state == SequenceState::waiting) --num_unstarted_;
   kv_.release(seq.table);

@@ -3,6 +3,7 @@
 // commit.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -29,6 +30,9 @@ namespace pagoda {
 /// before any
 ///    attention of that layer reads, so requests that arrive together already share their prefix.
 /// 4. The last known token is always computed, never taken from the cache: its logits are needed.
+/// 5. A step may be planned before the one before it is committed, if the device runs steps in the order of their plans. A
+/// sequence that draws a token in the first continues in the second behind that token, if nothing depends on which token it is;
+/// else it waits for the commit. What the second gave a sequence that the first ended is dropped.
 class Scheduler {
  public:
   /// `priority_order`: lower SamplingParams::priority first; otherwise first come, first served. `kv` must outlive the
@@ -38,14 +42,16 @@ class Scheduler {
   /// Queues the request's n sequences; all or none. Throws InvalidArgument or Overloaded.
   void add(std::shared_ptr<const Request> request);
   /// Ends the request's live sequences (only choice `choice`, if that is not kAllChoices), each with one output. No-op for an
-  /// unknown id. Not between schedule and commit.
+  /// unknown id. Steps that are planned and not committed may name them: what those give them is dropped.
   void abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs);
-  /// Ends all live sequences for `reason`. Not between schedule and commit, unless the step failed and will not be committed.
+  /// Ends all live sequences for `reason`.
   void end_all(FinishReason reason, const std::string& error, std::vector<Output>& outputs);
 
-  /// Plans the next step. Empty when nothing can run. Valid until the next call.
+  /// Plans the next step, with fewer than kMaxStepsInFlight planned and not committed. Empty when nothing can run. Valid until it
+  /// is committed; an empty one, which is not, until the next call.
   const StepPlan& schedule();
-  /// Takes over the step's results, in plan order; appends what each sequence has to tell. Moves out of `result`.
+  /// Takes over the results of the oldest step that is not committed, in plan order; appends what each sequence has to tell.
+  /// Moves out of `result`.
   void commit(const StepPlan& plan, StepResult& result, std::vector<Output>& outputs);
 
   bool has_work() const { return !running_.empty() || !waiting_.empty(); }
@@ -64,8 +70,10 @@ class Scheduler {
   bool start(Sequence& seq);
   bool grow(Sequence& seq);
   void preempt_last();
+  StepPlan& newest() { return plans_[newest_]; }
   int64_t chunk_end(const Sequence& seq) const;
   void plan(Sequence& seq, int64_t end);
+  void publish(Sequence& seq);
   void count_first_schedule(Sequence& seq);
   void append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs);
   void set_finish(const Sequence& seq, Output& output) const;
@@ -80,8 +88,9 @@ class Scheduler {
 
   std::vector<SequencePtr> running_;   // in order of service
   std::deque<SequencePtr> waiting_;    // in order of service: never scheduled, and preempted
-  std::vector<SequencePtr> finished_;  // in the last step; kept because its plan points to them
-  StepPlan plan_;
+  std::vector<SequencePtr> finished_;  // kept as long as plans that are not committed point to them
+  std::array<StepPlan, kMaxStepsInFlight> plans_;
+  size_t newest_ = 0;  // of plans_
   Stats stats_;  // counters only; stats() adds the gauges
   int64_t num_unstarted_ = 0;
   uint64_t next_id_ = 0;

@@ -1,5 +1,6 @@
 // Scheduler::check_integrity: the invariants of all live sequences and blocks, for tests and soak runs.
 #include <algorithm>
+#include <utility>
 
 #include "core/check.h"
 #include "engine/scheduler.h"
@@ -12,6 +13,9 @@ void check_common(const Sequence& seq, const Limits& limits) {
   ensure(seq.num_tokens() <= limits.max_context(), "sequence ", seq.id, " has ", seq.num_tokens(), " tokens, allowed are ",
          limits.max_context());
   ensure(seq.num_output() < seq.max_output, "sequence ", seq.id, " should have finished");
+  ensure(seq.num_pending >= 0 && seq.num_pending <= seq.num_in_flight &&
+             std::cmp_less_equal(seq.num_in_flight, kMaxStepsInFlight),
+         "sequence ", seq.id, " expects ", seq.num_pending, " tokens of ", seq.num_in_flight, " steps");
   ensure(seq.finish == FinishReason::none, "sequence ", seq.id, " is live and has a finish reason");
 }
 
@@ -24,13 +28,13 @@ void check_waiting(const Sequence& seq) {
 
 void check_running(const Sequence& seq, const KvManager& kv) {
   ensure(seq.state == SequenceState::running, "sequence ", seq.id, " runs in a wrong state");
-  ensure(seq.num_computed >= 1 && seq.num_computed <= seq.num_tokens(), "sequence ", seq.id, " has computed ", seq.num_computed,
-         " of ", seq.num_tokens(), " tokens");
+  ensure(seq.num_computed >= 1 && seq.num_computed <= seq.num_expected(), "sequence ", seq.id, " has computed ",
+         seq.num_computed, " of ", seq.num_expected(), " tokens");
   const int64_t num_blocks = std::ssize(seq.table.blocks);
   // The token that a step has just drawn gets its block when it is planned.
-  ensure(num_blocks == kv.blocks_for(seq.num_tokens()) || num_blocks == kv.blocks_for(seq.num_tokens() - 1), "sequence ",
-         seq.id, " has ", num_blocks, " blocks for ", seq.num_tokens(), " tokens");
-  const int64_t num_full = seq.num_computed / kv.block_size();
+  ensure(num_blocks == kv.blocks_for(seq.num_expected()) || num_blocks == kv.blocks_for(seq.num_expected() - 1), "sequence ",
+         seq.id, " has ", num_blocks, " blocks for ", seq.num_expected(), " tokens");
+  const int64_t num_full = std::min(seq.num_computed, seq.num_tokens()) / kv.block_size();
   ensure(seq.table.num_published == (kv.prefix_cache() ? num_full : 0), "sequence ", seq.id, " has published ",
          seq.table.num_published, " of ", num_full, " full blocks");
 }

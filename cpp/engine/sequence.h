@@ -32,7 +32,10 @@ struct Sequence {
 
   std::vector<int32_t> tokens;  ///< known tokens: prompt and output
   int64_t num_prompt = 0;
-  int64_t num_computed = 0;  ///< tokens whose keys and values are stored, or will be when the planned step has run
+  int64_t num_computed = 0;  ///< tokens whose keys and values are stored, or will be when the planned steps have run
+  int num_pending = 0;       ///< tokens behind the known ones that planned steps will draw
+  int32_t draw_row = -1;     ///< where the last pending token is drawn: the row of its step's SampleBatch
+  int num_in_flight = 0;     ///< planned steps that name this sequence and are not committed
   int64_t max_output = 0;
   BlockTable table;
   TokenCounts counts;  ///< kept only when penalties are in use
@@ -45,6 +48,13 @@ struct Sequence {
 
   int64_t num_tokens() const { return std::ssize(tokens); }
   int64_t num_output() const { return num_tokens() - num_prompt; }
+  /// Known and pending tokens.
+  int64_t num_expected() const { return num_tokens() + num_pending; }
+  /// Whether a step can be planned on pending tokens: no draw depends on which they are, and the last of them is not the
+  /// sequence's last for sure.
+  bool can_run_ahead() const {
+    return !params().uses_penalties() && request->bad_words.empty() && num_output() + num_pending < max_output;
+  }
   const SamplingParams& params() const { return request->params; }
   const std::string& salt() const { return request->params.cache_salt; }
 

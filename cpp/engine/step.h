@@ -10,6 +10,9 @@
 
 namespace pagoda {
 
+/// Most steps that are planned and not committed at a time.
+constexpr size_t kMaxStepsInFlight = 2;
+
 /// Tokens [begin, end) of one sequence. The sequence lives until the step is committed.
 struct PlannedSeq {
   Sequence* seq = nullptr;
@@ -17,7 +20,8 @@ struct PlannedSeq {
   int64_t end = 0;
   int64_t rows_begin = 0;  ///< prompt positions [rows_begin, rows_end) report the logprobs of the token that follows
   int64_t rows_end = 0;
-  bool wants_token = false;  ///< all known tokens are computed: position end - 1 draws the next one
+  bool wants_token = false;  ///< all expected tokens are computed: position end - 1 draws the next one
+  int32_t token_source = -1;  ///< >= 0: token end - 1 is not known yet; the step before draws it in this row of its SampleBatch
 };
 
 /// Swaps and block copies will be further lists here: all that a step does is in its plan.
@@ -25,10 +29,11 @@ struct StepPlan {
   std::vector<PlannedSeq> seqs;
   int64_t num_tokens = 0;
   int64_t num_prompt_rows = 0;
+  int64_t num_rows = 0;  ///< of logits: prompt rows and draws
 
   void clear() {
     seqs.clear();
-    num_tokens = num_prompt_rows = 0;
+    num_tokens = num_prompt_rows = num_rows = 0;
   }
 };
 

@@ -23,7 +23,7 @@ void add_bias_edits(SampleBatch& batch, const SamplingParams& params) {
 }
 
 void add_min_token_edits(SampleBatch& batch, const SampleSource& source) {
-  const auto num_output = static_cast<int64_t>(source.tokens.size()) - source.num_prompt;
+  const auto num_output = static_cast<int64_t>(source.tokens.size()) + source.num_unknown - source.num_prompt;
   if (num_output >= source.params->min_tokens) return;
   for (int32_t token : source.eos_tokens) batch.edits.push_back({token, kBan});
   for (int64_t token : source.params->stop_token_ids) batch.edits.push_back({static_cast<int32_t>(token), kBan});
@@ -103,7 +103,7 @@ void add_sample_row(SampleBatch& batch, const SampleSource& source) {
   row.presence_penalty = static_cast<float>(params.presence_penalty);
   row.top_k = params.top_k > 0 ? static_cast<int32_t>(std::min<int64_t>(params.top_k, batch.vocab_size)) : 0;
   row.key = source.key;
-  row.counter = source.tokens.size();
+  row.counter = source.tokens.size() + static_cast<uint64_t>(source.num_unknown);
   row.num_top = params.logprobs ? static_cast<int32_t>(std::min<int64_t>(*params.logprobs, batch.vocab_size)) : -1;
   batch.max_top = std::max(batch.max_top, row.num_top);
 

@@ -33,13 +33,14 @@ struct SampleSource {
   const SamplingParams* params = nullptr;
   uint64_t key = 0;
   std::span<const int32_t> tokens;  ///< prompt and output so far
+  int64_t num_unknown = 0;          ///< tokens between those and the one to draw; then neither penalties nor bad words
   int64_t num_prompt = 0;
   const TokenCounts* counts = nullptr;  ///< set when params->uses_penalties()
   std::span<const std::vector<int32_t>> bad_words;
   std::span<const int32_t> eos_tokens;  ///< the model's end-of-sequence tokens
 };
 
-/// Appends the row that draws the next token (position tokens.size()).
+/// Appends the row that draws the next token (position tokens.size() + num_unknown).
 void add_sample_row(SampleBatch& batch, const SampleSource& source);
 
 /// Appends a row that reports logprobs of a known token.

@@ -142,11 +142,14 @@ TEST(BatchBuilder, the_planned_bytes_hold_the_largest_step) {
   Fixture f;
   std::vector<PlannedSeq> seqs;
   for (int i = 0; i < 8; ++i) {
-    Sequence* seq = f.add(sim::make_request("a", sim::make_prompt(200), 1), std::vector<BlockId>(200));
-    seqs.push_back({seq, 199, 200, 199, 199, true});
+    Sequence* seq = f.add(sim::make_request("a", sim::make_prompt(199), 1), std::vector<BlockId>(200));
+    seqs.push_back({seq, 199, 200, 199, 199, true, i});  // the last token is drawn by the step before
   }
   builder.build(plan_of(seqs));
   EXPECT_EQ(builder.host().size_bytes(), limits.batch_bytes());
+  const Batch batch = builder.batch_at(builder.host().data());
+  EXPECT_EQ(array(batch.token_sources, 8), (Ints{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(builder.samples().rows[3].counter, 200u) << "the position of the token to draw";
 }
 
 }  // namespace

@@ -54,6 +54,27 @@ TEST(Equations, greedy_tokens_are_those_of_the_model_itself) {
   EXPECT_EQ(alone(request, {}).at(0).tokens, std::vector<int32_t>(tokens.begin() + 9, tokens.end()));
 }
 
+TEST(Equations, two_steps_in_flight_give_the_same_tokens) {
+  const SimOptions roomy{.num_blocks = 500, .steps_in_flight = 2};
+  expect_as_alone(roomy);
+  const SimOptions tight{.num_blocks = 30, .max_num_batched_tokens = 11, .steps_in_flight = 2};
+  EXPECT_GT(expect_as_alone(tight).num_preemptions, 0);
+  SimEngine engine(roomy);
+  engine.add(make_request("a", make_prompt(5), 10));
+  engine.run();
+  EXPECT_EQ(engine.backend().num_fed_tokens(), 9) << "each token but the last is taken from the step before";
+}
+
+TEST(Equations, a_sequence_with_penalties_waits_for_its_tokens) {
+  SimEngine engine({.steps_in_flight = 2});
+  Request request = make_request("a", make_prompt(5), 10);
+  request.params.frequency_penalty = 1.5;
+  engine.add(request);
+  engine.run();
+  EXPECT_EQ(engine.backend().num_fed_tokens(), 0);
+  expect_same(engine.of("a"), alone(request, {}).at(0), "a");
+}
+
 TEST(Equations, steps_that_are_filled_up_give_the_same_tokens) {
   const SimOptions plain{.num_blocks = 500};
   SimOptions padding = plain;

@@ -38,10 +38,12 @@ TEST(EngineOptions, defaults_are_valid) {
 TEST(EngineOptions, a_refusal_names_the_option_and_what_is_allowed) {
   EXPECT_EQ(option_refusal([](auto& o) { o.block_size = 3; }), "block_size must be a power of two, got 3");
   EXPECT_EQ(option_refusal([](auto& o) { o.block_size = 0; }), "block_size must be in [1, 256], got 0");
-  EXPECT_EQ(option_refusal([](auto& o) { o.device = "gpu"; }), "device must be one of auto, cpu, cuda, got \"gpu\"");
+  EXPECT_EQ(option_refusal([](auto& o) { o.device = "gpu"; }), "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"gpu\"");
+  EXPECT_EQ(option_refusal([](auto& o) { o.device = "cuda:-1"; }),
+            "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"cuda:-1\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.isa = ""; }), "isa must be one of auto, avx512, avx2, portable, got \"\"");
-  EXPECT_EQ(option_refusal([](auto& o) { o.kv_cache_dtype = "f16"; }),
-            "kv_cache_dtype must be one of auto, bf16, f32, got \"f16\"");
+  EXPECT_EQ(option_refusal([](auto& o) { o.kv_cache_dtype = "f64"; }),
+            "kv_cache_dtype must be one of auto, bf16, f16, fp8, f32, got \"f64\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.scheduling_policy = "sjf"; }),
             "scheduling_policy must be one of fcfs, priority, got \"sjf\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.memory_utilization = 1.5; }), "memory_utilization must be in (0, 1], got 1.5");

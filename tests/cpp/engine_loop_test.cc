@@ -27,7 +27,7 @@ EngineOptions options_of(const SimOptions& sim) {
 
 EngineParts parts_of(const SimOptions& sim) {
   EngineParts parts;
-  parts.backend = std::make_unique<SimBackend>();
+  parts.backend = std::make_unique<SimBackend>(sim.pads_decode_steps, static_cast<int>(sim.steps_in_flight));
   parts.model = std::make_unique<SimModel>(sim.vocab_size, sim.faults);
   parts.eos_tokens = sim.eos_tokens;
   parts.max_model_len = sim.max_model_len;
@@ -39,7 +39,7 @@ EngineParts parts_of(const SimOptions& sim) {
 }
 
 struct Running {
-  explicit Running(const SimOptions& sim = {}) : engine(options_of(sim), parts_of(sim)) {}
+  explicit Running(const SimOptions& sim) : engine(options_of(sim), parts_of(sim)) {}
 
   /// Takes outputs until `num_choices` choices have finished, or nothing comes for 10 seconds.
   void drain(int num_choices) {
@@ -61,11 +61,23 @@ struct Running {
   std::map<std::pair<std::string, int32_t>, Transcript> transcripts;
 };
 
+/// Every test with one and with two steps in flight.
+class EngineLoop : public testing::TestWithParam<size_t> {
+ protected:
+  static SimOptions options() {
+    SimOptions options;
+    options.steps_in_flight = GetParam();
+    return options;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(StepsInFlight, EngineLoop, testing::Values(1, 2));
+
 /// Seconds of CPU the whole process has used.
 double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
-TEST(Engine, answers_requests_from_many_threads) {
-  Running running;
+TEST_P(EngineLoop, answers_requests_from_many_threads) {
+  Running running(options());
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
@@ -88,10 +100,10 @@ TEST(Engine, answers_requests_from_many_threads) {
   EXPECT_GT(stats.num_steps, 0);
 }
 
-TEST(Engine, submit_refuses_at_once_what_cannot_run) {
+TEST_P(EngineLoop, submit_refuses_at_once_what_cannot_run) {
   Faults faults;
   faults.slow = true;
-  SimOptions sim;
+  SimOptions sim = options();
   sim.faults = &faults;
   Running running(sim);
   EXPECT_THROW(running.engine.submit(make_request("a", make_prompt(500), 1)), InvalidArgument);
@@ -104,10 +116,12 @@ TEST(Engine, submit_refuses_at_once_what_cannot_run) {
   running.drain(1);
 }
 
-TEST(Engine, submit_says_when_the_queue_is_full_and_recovers) {
+TEST_P(EngineLoop, submit_says_when_the_queue_is_full_and_recovers) {
   Faults faults;
   faults.slow = true;
-  SimOptions sim{.max_num_seqs = 1, .max_waiting = 3};
+  SimOptions sim = options();
+  sim.max_num_seqs = 1;
+  sim.max_waiting = 3;
   sim.faults = &faults;
   Running running(sim);
   int accepted = 0;
@@ -122,10 +136,10 @@ TEST(Engine, submit_says_when_the_queue_is_full_and_recovers) {
   running.drain(1);
 }
 
-TEST(Engine, abort_ends_a_request_with_one_output_per_choice) {
+TEST_P(EngineLoop, abort_ends_a_request_with_one_output_per_choice) {
   Faults faults;
   faults.slow = true;
-  SimOptions sim;
+  SimOptions sim = options();
   sim.faults = &faults;
   Running running(sim);
   Request request = make_request("a", make_prompt(4), 190, 1.0);
@@ -140,8 +154,8 @@ TEST(Engine, abort_ends_a_request_with_one_output_per_choice) {
   EXPECT_EQ(running.engine.stats().num_free_blocks, running.engine.stats().num_kv_blocks);
 }
 
-TEST(Engine, wait_returns_after_its_timeout_and_an_idle_engine_uses_no_cpu) {
-  Running running;
+TEST_P(EngineLoop, wait_returns_after_its_timeout_and_an_idle_engine_uses_no_cpu) {
+  Running running(options());
   const auto begin = Clock::now();
   const double cpu_begin = cpu_seconds();
   EXPECT_TRUE(running.engine.wait(200).empty());
@@ -149,10 +163,11 @@ TEST(Engine, wait_returns_after_its_timeout_and_an_idle_engine_uses_no_cpu) {
   EXPECT_LT(cpu_seconds() - cpu_begin, 0.1);
 }
 
-TEST(Engine, a_failing_step_tells_every_waiter_and_marks_the_engine_failed) {
+TEST_P(EngineLoop, a_failing_step_tells_every_waiter_and_marks_the_engine_failed) {
   Faults faults;
   faults.throw_at_forward = 3;
-  SimOptions sim{.max_num_seqs = 2};
+  SimOptions sim = options();
+  sim.max_num_seqs = 2;
   sim.faults = &faults;
   Running running(sim);
   for (int i = 0; i < 5; ++i) {
@@ -175,10 +190,11 @@ TEST(Engine, a_failing_step_tells_every_waiter_and_marks_the_engine_failed) {
   running.engine.stop();
 }
 
-TEST(Engine, stop_aborts_what_is_live_and_refuses_more) {
+TEST_P(EngineLoop, stop_aborts_what_is_live_and_refuses_more) {
   Faults faults;
   faults.slow = true;
-  SimOptions sim{.max_num_seqs = 2};
+  SimOptions sim = options();
+  sim.max_num_seqs = 2;
   sim.faults = &faults;
   Running running(sim);
   EXPECT_TRUE(running.engine.healthy());
@@ -192,8 +208,8 @@ TEST(Engine, stop_aborts_what_is_live_and_refuses_more) {
   EXPECT_THROW(running.engine.submit(make_request("late", make_prompt(4), 5)), DeviceError);
 }
 
-TEST(Engine, stop_wakes_a_waiting_consumer) {
-  Running running;
+TEST_P(EngineLoop, stop_wakes_a_waiting_consumer) {
+  Running running(options());
   const auto begin = Clock::now();
   std::thread consumer([&] { running.engine.wait(20000); });
   running.engine.stop();
@@ -201,10 +217,10 @@ TEST(Engine, stop_wakes_a_waiting_consumer) {
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
 }
 
-TEST(Engine, one_request_with_unusable_logits_ends_alone) {
+TEST_P(EngineLoop, one_request_with_unusable_logits_ends_alone) {
   Faults faults;
   faults.nan_after = 9;
-  SimOptions sim;
+  SimOptions sim = options();
   sim.faults = &faults;
   Running running(sim);
   running.engine.submit(make_request("bad", {1, 2, 9}, 5));
@@ -217,8 +233,11 @@ TEST(Engine, one_request_with_unusable_logits_ends_alone) {
   EXPECT_TRUE(running.engine.healthy());
 }
 
-TEST(Engine, survives_random_submits_and_aborts_from_several_threads) {
-  Running running({.num_blocks = 30, .max_num_batched_tokens = 16});
+TEST_P(EngineLoop, survives_random_submits_and_aborts_from_several_threads) {
+  SimOptions sim = options();
+  sim.num_blocks = 30;
+  sim.max_num_batched_tokens = 16;
+  Running running(sim);
   std::atomic<int> num_submitted{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 3; ++t) {

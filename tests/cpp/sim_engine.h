@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,6 +31,7 @@ struct SimOptions {
   Faults* faults = nullptr;
   AddSampleRow add_row = add_sample_row;
   bool pads_decode_steps = false;
+  size_t steps_in_flight = 1;
 
   Limits limits() const {
     return {vocab_size, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting, num_blocks, block_size};
@@ -105,27 +107,35 @@ class SimEngine {
     scheduler_.check_integrity();
   }
 
-  /// One step with all checks. Returns the number of tokens computed.
+  /// One step with all checks: plans and launches one, and commits one when enough are in flight or none could be planned.
+  /// Returns the number of tokens computed, or, when nothing was planned, of the step that was committed.
   int64_t step() {
     const StepPlan& plan = scheduler_.schedule();
     scheduler_.check_integrity();
     check_plan(plan);
     std::vector<Output> outputs;
+    int64_t num_tokens = plan.num_tokens;
     if (!plan.seqs.empty()) {
       runner_.launch(plan);
-      runner_.collect(plan, result_);
-      scheduler_.commit(plan, result_, outputs);
+      in_flight_.push_back(&plan);
+    }
+    if (!in_flight_.empty() && (plan.seqs.empty() || in_flight_.size() == options_.steps_in_flight)) {
+      const StepPlan& oldest = *in_flight_.front();
+      if (plan.seqs.empty()) num_tokens = oldest.num_tokens;
+      runner_.collect(oldest, result_);
+      scheduler_.commit(oldest, result_, outputs);
+      in_flight_.pop_front();
     }
     receive(outputs);
     scheduler_.check_integrity();
     EXPECT_EQ(model_.num_bad_reads(), 0) << "a slot did not hold what its sequence had stored there";
     EXPECT_TRUE(scheduler_.has_work() || kv_.num_free() == kv_.num_blocks()) << "I9";
-    return plan.num_tokens;
+    return num_tokens;
   }
 
   /// Steps until all work is done; fails if that takes more than `max_steps`.
   void run(int max_steps = 5000) {
-    for (int steps = 0; scheduler_.has_work(); ++steps) {
+    for (int steps = 0; has_work(); ++steps) {
       ASSERT_LT(steps, max_steps) << "no end in sight";
       step();
       ASSERT_FALSE(::testing::Test::HasFailure());
@@ -134,7 +144,8 @@ class SimEngine {
 
   const Transcript& of(const std::string& id, int32_t choice = 0) const { return transcripts_.at({id, choice}); }
   bool finished(const std::string& id, int32_t choice = 0) const { return of(id, choice).finish != FinishReason::none; }
-  bool has_work() const { return scheduler_.has_work(); }
+  bool has_work() const { return scheduler_.has_work() || !in_flight_.empty(); }
+  const SimBackend& backend() const { return backend_; }
   Stats stats() const { return scheduler_.stats(); }
   const SimModel& model() const { return model_; }
   const StepPlan& last_plan() const { return last_plan_; }
@@ -150,9 +161,11 @@ class SimEngine {
     int64_t num_tokens = 0, num_rows = 0;
     for (const PlannedSeq& planned : plan.seqs) {
       EXPECT_LT(planned.begin, planned.end);
-      EXPECT_LE(planned.end, planned.seq->num_tokens());
-      EXPECT_EQ(planned.wants_token, planned.end == planned.seq->num_tokens());
-      EXPECT_EQ(std::ssize(planned.seq->table.blocks), kv_.blocks_for(planned.seq->num_tokens())) << "I5";
+      const int64_t num_expected = planned.seq->num_expected() - planned.wants_token;  // before this step
+      EXPECT_LE(planned.end, num_expected);
+      EXPECT_EQ(planned.wants_token, planned.end == num_expected);
+      EXPECT_EQ(planned.token_source >= 0, planned.end > planned.seq->num_tokens());
+      EXPECT_EQ(std::ssize(planned.seq->table.blocks), kv_.blocks_for(num_expected)) << "I5";
       num_tokens += planned.end - planned.begin;
       num_rows += planned.rows_end - planned.rows_begin + planned.wants_token;
     }
@@ -188,6 +201,7 @@ class SimEngine {
   Runner runner_;
   StepResult result_;
   StepPlan last_plan_;
+  std::deque<const StepPlan*> in_flight_;  // oldest first
   std::map<std::pair<std::string, int32_t>, Transcript> transcripts_;
 };
 
@@ -198,6 +212,7 @@ inline std::vector<Transcript> alone(const Request& request, const SimOptions& o
   roomy.max_num_batched_tokens = 4096;
   roomy.prefix_cache = false;
   roomy.hooks = {};
+  roomy.steps_in_flight = 1;
   Request bounded = request;
   bounded.params.max_tokens = options.limits().max_output(request);  // more room must not mean more output
   SimEngine engine(roomy);

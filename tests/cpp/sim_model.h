@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -119,18 +120,18 @@ class SimModel : public Model {
   int64_t num_padding_rows_ = 0;
 };
 
-inline const BackendTraits& sim_traits(bool pads_decode_steps) {
-  static constexpr BackendTraits kPlain{.name = "sim", .activation_dtype = DType::f32};
-  static constexpr BackendTraits kPadding{.name = "sim", .activation_dtype = DType::f32, .pads_decode_steps = true};
-  return pads_decode_steps ? kPadding : kPlain;
-}
 
 /// Host memory filled with rubbish, and sampling in plain double precision. The model's operations are never called.
 class SimBackend : public Backend {
  public:
-  explicit SimBackend(bool pads_decode_steps = false) : pads_decode_steps_(pads_decode_steps) {}
+  explicit SimBackend(bool pads_decode_steps = false, int max_steps_in_flight = 1) {
+    traits_.name = "sim";
+    traits_.activation_dtype = DType::f32;
+    traits_.pads_decode_steps = pads_decode_steps;
+    traits_.max_steps_in_flight = max_steps_in_flight;
+  }
 
-  const BackendTraits& traits() const override { return sim_traits(pads_decode_steps_); }
+  const BackendTraits& traits() const override { return traits_; }
   const DeviceInfo& device() const override { return device_; }
 
   void reserve(size_t) override {}
@@ -144,7 +145,8 @@ class SimBackend : public Backend {
   void download(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
   void run_captured(uint64_t, const std::function<void()>& body) override { body(); }
 
-  void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) override {
+  void start_sampling(const Tensor& logits, const SampleBatch& batch) override {
+    SampleResult& result = sampled_.emplace_back();
     const size_t num_rows = batch.rows.size(), max_top = static_cast<size_t>(batch.max_top);
     result.rows.assign(num_rows, {});
     result.top_tokens.assign(num_rows * max_top, -1);
@@ -157,6 +159,20 @@ class SimBackend : public Backend {
              result.top_logprobs.data() + i * max_top);
     }
   }
+
+  void collect_samples(SampleResult& result) override {
+    result = std::move(sampled_.front());
+    sampled_.pop_front();
+  }
+  void feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) override {
+    for (int64_t t = 0; t < n; ++t) {
+      if (sources[t] < 0) continue;
+      ids[t] = sampled_.back().rows[static_cast<size_t>(sources[t])].token;
+      ++num_fed_tokens_;
+    }
+  }
+  /// Tokens that a step took from the one before.
+  int64_t num_fed_tokens() const { return num_fed_tokens_; }
 
   Weight pack(std::span<const WeightPart>) override { throw std::logic_error("not simulated"); }
   void embed(const Tensor&, const Weight&, const int32_t*) override {}
@@ -225,7 +241,9 @@ class SimBackend : public Backend {
     }
   }
 
-  bool pads_decode_steps_;
+  BackendTraits traits_;
+  std::deque<SampleResult> sampled_;
+  int64_t num_fed_tokens_ = 0;
   DeviceInfo device_{"sim", "sim", 1, 0, 0};
 };
 

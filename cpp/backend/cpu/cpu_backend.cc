@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/device.h"
@@ -198,8 +199,16 @@ void CpuBackend::gather_rows(const Tensor& out, const Tensor& x, const int32_t* 
   }
 }
 
-void CpuBackend::sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) {
-  cpu::sample(sampling_kernels_, pool_, sampling_scratch_, logits, batch, result);
+void CpuBackend::start_sampling(const Tensor& logits, const SampleBatch& batch) {
+  cpu::sample(sampling_kernels_, pool_, sampling_scratch_, logits, batch, sampled_);
+}
+
+void CpuBackend::collect_samples(SampleResult& result) { std::swap(result, sampled_); }
+
+void CpuBackend::feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) {
+  for (int64_t t = 0; t < n; ++t) {
+    if (sources[t] >= 0) ids[t] = sampled_.rows[static_cast<size_t>(sources[t])].token;
+  }
 }
 
 }  // namespace pagoda::cpu
@@ -211,6 +220,7 @@ const BackendTraits& cpu_traits() {
                                     DType::f32,
                                     1,
                                     false,
+                                    1,
                                     [](DType dtype) { return dtype == DType::bf16 || dtype == DType::f32; },
                                     cpu::packed_bytes,
                                     cpu::linear_workspace,

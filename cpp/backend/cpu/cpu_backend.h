@@ -51,7 +51,9 @@ class CpuBackend final : public Backend {
   void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) override;
   void activation(const Tensor& x, Activation activation) override;
   void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) override;
-  void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) override;
+  void start_sampling(const Tensor& logits, const SampleBatch& batch) override;
+  void collect_samples(SampleResult& result) override;
+  void feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) override;
 
  private:
   template <class Body>
@@ -66,6 +68,7 @@ class CpuBackend final : public Backend {
   PackMemory pack_memory_;
   Buffer attention_scratch_;  ///< [num_threads][attention_scratch_floats(kAttentionMaxHeadDim)]
   SamplingScratch sampling_scratch_;
+  SampleResult sampled_;  // of the newest start
 };
 
 }  // namespace pagoda::cpu
