@@ -1,8 +1,8 @@
 """Write a model as a GGUF file (OUT.gguf) or as a directory of safetensors, in another weight format if wanted.
 
-IN is a directory in Hugging Face layout with safetensors or with pickles (.bin, .pt, .pth; read with torch, nothing in
-them is run), one such pickle beside its config.json, a .gguf file, an alias or a hub id. A GGUF file can become another
-GGUF file. Weights stream through, so that memory does not grow with the model.
+IN is a directory in Hugging Face layout with safetensors or with pickles (.bin, .pt, .pth, .ckpt, .pkl; read with
+torch, nothing in them is run), one such pickle beside its config.json, a .gguf file, an alias or a hub id. A GGUF file
+can become another GGUF file. Weights stream through, so that memory does not grow with the model.
 """
 
 from __future__ import annotations

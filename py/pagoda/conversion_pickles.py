@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pagoda.models import ModelError
+from pagoda.models import PICKLES, ModelError, check_file
 
-PICKLES = (".bin", ".pt", ".pth")
 _INDEX = "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"pytorch_model-\d+-of-\d+\.bin")
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin", "scheduler.bin", "rng_state.pth")
@@ -76,11 +75,20 @@ def load_pickles(files: list[Path]) -> PickledWeights:
         ) from None
     weights = PickledWeights()
     for file in files:
+        check_file(file)
+        room = file.stat().st_size
         for name, tensor in _state(file, _load(torch, file)).items():
+            if not isinstance(tensor, torch.Tensor):
+                continue
             if name in weights.tensors:
                 raise ModelError(f"{file}: the tensor {name} is in another file, too")
-            if isinstance(tensor, torch.Tensor):
-                weights.tensors[name] = _plain(file, name, tensor)
+            _check_tensor(file, name, tensor)
+            room -= 0 if tensor.is_contiguous() else tensor.numel() * tensor.element_size()
+            if room < 0:  # one number can stand for as many as its strides say
+                raise ModelError(
+                    f"{file}: tensor {name} of shape {list(tensor.shape)} takes more bytes than the file has"
+                )
+            weights.tensors[name] = tensor.detach().resolve_neg().contiguous()
     if not weights.tensors:
         raise ModelError(f"{files[0]}: holds no tensors")
     return weights
@@ -109,6 +117,8 @@ def _load(torch: Any, file: Path) -> Any:
             ) from None
         fault = _FAULT.search(str(error))
         reason = fault[1] if fault else (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "weights_only" in reason:  # torch's advice to read the file without that
+            reason = "it is none, or damaged"
         raise ModelError(f"{file}: cannot be read as a torch checkpoint: {reason}") from None
 
 
@@ -122,12 +132,13 @@ def _state(file: Path, content: Any) -> Mapping[str, Any]:
     return content
 
 
-def _plain(file: Path, name: str, tensor: Any) -> Any:
+def _check_tensor(file: Path, name: str, tensor: Any) -> None:
+    if not name or name == "__metadata__" or not name.isprintable():
+        raise ModelError(f"{file}: a tensor is named {name!r}, expected printable characters and not __metadata__")
     if tensor.is_quantized or str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
         raise ModelError(f"{file}: tensor {name} is {tensor.layout} {tensor.dtype}, expected a dense tensor")
     if tensor.dtype not in _types():
         raise ModelError(f"{file}: tensor {name} has the type {tensor.dtype}, which safetensors files do not know")
-    return tensor.detach().contiguous()
 
 
 def _types() -> dict[Any, str]:

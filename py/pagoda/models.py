@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from pagoda.hub import HubId, ModelError, fetch
 
-__all__ = ["ALIASES", "Alias", "ModelError", "ModelFiles", "cache_path", "pull", "resolve"]
+__all__ = ["ALIASES", "PICKLES", "Alias", "ModelError", "ModelFiles", "cache_path", "check_file", "pull", "resolve"]
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _LFS_HEAD = b"version https://git-lfs"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json", "tokenizer_config.json")
 
@@ -87,7 +87,7 @@ def resolve(model: str | Path, progress: bool = True) -> ModelFiles:
     if path.exists():
         if path.suffix != ".gguf":
             raise ModelError(f"{path}: {_pickle_hint(path)}expected a .gguf file or a directory in Hugging Face layout")
-        _check_file(path)
+        check_file(path)
         return ModelFiles("gguf", path, path.stem)
     if (hub_id := HubId.parse(text)) is not None:
         fetched = fetch(hub_id)
@@ -229,25 +229,27 @@ def _resolve_directory(path: Path, name: str) -> ModelFiles:
     config = path / "config.json"
     if not config.exists() and not config.is_symlink():
         if len(ggufs) == 1:
-            _check_file(ggufs[0])
+            check_file(ggufs[0])
             return ModelFiles("gguf", ggufs[0], name)
         hint = f"; it holds several .gguf files, name one of them: {', '.join(g.name for g in ggufs)}" if ggufs else ""
         raise ModelError(f"{path}: config.json is missing{hint}")
     for file in files:
         if file.name in ("config.json", *_TOKENIZERS) or file.suffix in (".safetensors", ".tiktoken"):
-            _check_file(file)
+            check_file(file)
     _warn_of_code(config)
     if not any(file.suffix == ".safetensors" for file in files):
-        pickles = [file for file in files if file.suffix in _PICKLES]
+        pickles = [file for file in files if file.suffix in PICKLES]
         hint = _pickle_hint(pickles[0]) if pickles else ""
         raise ModelError(f"{path}: {hint}no *.safetensors file found")
     return ModelFiles("dir", path, name)
 
 
-def _check_file(path: Path) -> None:
-    """Refuses what a broken download or checkout leaves behind."""
+def check_file(path: Path) -> None:
+    """Refuses what a broken download or checkout leaves behind, with ModelError."""
     if path.is_symlink() and not path.exists():
         raise ModelError(f"{path}: the symbolic link points to {os.readlink(path)}, which does not exist")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading from a pipe may wait for ever
+        raise ModelError(f"{path}: is no regular file")
     try:
         with path.open("rb") as file:
             head = file.read(len(_LFS_HEAD))
@@ -274,6 +276,6 @@ def _warn_of_code(config: Path) -> None:
 
 
 def _pickle_hint(path: Path) -> str:
-    if path.suffix not in _PICKLES:
+    if path.suffix not in PICKLES:
         return ""
     return f"pickle formats ({path.name}) are not loaded; convert with `enginectl convert {path.parent} OUT`; "

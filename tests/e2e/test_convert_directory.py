@@ -21,7 +21,7 @@ from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig
 from e2e.families.llama import LLAMA
 from e2e.references import differences, loaded, prompt_logprobs
-from e2e.tiny_models import TinyModel, prompt_of, save
+from e2e.tiny_models import TinyModel, edit_json, prompt_of, save
 from e2e.tiny_quantised import METHODS, save_quantised
 from safetensors.torch import load_file
 
@@ -151,13 +151,16 @@ def pickled(model: TinyModel, directory: Path, layout: str) -> Path:
     if layout == "wrapped":
         torch.save({"epoch": 3, "state_dict": state}, directory / "last.pth")
         return directory / "last.pth"
+    if layout == "lightning":
+        torch.save({"epoch": 3, "state_dict": state}, directory / "last.ckpt")
+        return directory
     embedding = state["model.embed_tokens.weight"]
     turned = state[Q + ".weight"].T.contiguous().T  # another order in memory
     torch.save({**state, "lm_head.weight": embedding, Q + ".weight": turned}, directory / "pytorch_model.bin")
     return directory
 
 
-@pytest.mark.parametrize("layout", ["tied", "sharded", "old", "wrapped"])
+@pytest.mark.parametrize("layout", ["tied", "sharded", "old", "wrapped", "lightning"])
 def test_pickles_become_what_safetensors_would_have_been(layout: str, tiny: Tiny, tmp_path: Path) -> None:
     model = tiny("llama-tied")
     source = pickled(model, tmp_path / "source", layout)
@@ -193,13 +196,54 @@ def test_a_pickle_with_code_is_refused_and_nothing_of_it_runs(tiny: Tiny, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize(
+    ("name", "tensor", "complaint"),
+    [
+        (
+            "a",
+            torch.zeros(1).expand(1 << 20, 1 << 22),
+            r"tensor a of shape \[1048576, 4194304\] takes more bytes than the",
+        ),
+        ("a\ud800", torch.zeros(1), r"a tensor is named 'a\\ud800', expected printable characters"),
+        ("__metadata__", torch.zeros(1), "a tensor is named '__metadata__'"),
+    ],
+)
+def test_a_pickled_tensor_that_no_file_could_hold_is_refused(
+    name: str, tensor: torch.Tensor, complaint: str, old_format: bool, tiny: Tiny, tmp_path: Path
+) -> None:
+    source = pickled(tiny("llama-tied"), tmp_path / "source", "tied")
+    file = source / "pytorch_model.bin"
+    torch.save({name: tensor}, file, _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(ModelError, match=rf"pytorch_model\.bin: {complaint}"):
+        convert(str(source), tmp_path / "out")
+
+
+def test_what_a_broken_download_leaves_is_named_and_torchs_advice_is_not_passed_on(tiny: Tiny, tmp_path: Path) -> None:
+    source = pickled(tiny("llama-tied"), tmp_path / "source", "tied")
+    file = source / "pytorch_model.bin"
+    for content, complaint in (
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"", "the file is empty"),
+        (b"version 1 of something", "cannot be read as a torch checkpoint: it is none, or damaged"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match=rf"pytorch_model\.bin: .*{complaint}") as caught:
+            convert(str(source), tmp_path / "out")
+        assert "weights_only" not in str(caught.value)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: is no regular file"):
+        convert(str(source), tmp_path / "out")
+
+
 def test_damaged_and_foreign_pickles_are_refused_by_name(tiny: Tiny, tmp_path: Path) -> None:
     source = pickled(tiny("llama-tied"), tmp_path / "source", "tied")
     file = source / "pytorch_model.bin"
     whole = file.read_bytes()
     empty = io.BytesIO()
     zipfile.ZipFile(empty, "w").close()
-    for content in (whole[: len(whole) // 2], b"", b"garbage", empty.getvalue()):
+    for content in (whole[: len(whole) // 2], b"garbage", empty.getvalue()):
         file.write_bytes(content)
         with pytest.raises(ModelError, match=r"pytorch_model\.bin: cannot be read as a torch checkpoint"):
             convert(str(source), tmp_path / "out")
