@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pagoda.config import write_directory, write_gguf
+from pagoda.config import InvalidArgument, inspect_model, write_directory, write_gguf
 from pagoda.conversion_directory import copy_files, is_quantised, read_config, write_config, write_index
 from pagoda.conversion_output import new_directory, new_file
 from pagoda.conversion_pickles import PickledWeights, find_pickles, load_pickles
@@ -121,11 +121,20 @@ def _to_directory(
         done = write_directory(
             source.path, source.rows, weight_format, is_quantised(config), work, max_shard_bytes, progress
         )
-        copy_files(source.path, work)
+        copy_files(source.path, work, weight_format)
         write_config(work, config, weight_format, done["plain_modules"])
         if done["num_files"] > 1:
             write_index(work, done["files"], done["bytes"])
-    return Conversion(target, done["bytes"], ())
+    refusal = _refusal(target)
+    return Conversion(target, done["bytes"], (f"Pagoda cannot run the result: {refusal}",) if refusal else ())
+
+
+def _refusal(directory: Path) -> str:
+    """Why the engine does not take what was written, as the engine need not know what is copied; "" if it does."""
+    try:
+        return str(inspect_model(directory)["refusal"])
+    except InvalidArgument as error:
+        return str(error)
 
 
 def _vocab_size(config: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ _COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*", "N
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _QUANTISATIONS = ("quantization_config", "compression_config")
+_QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -38,11 +39,12 @@ def is_quantised(config: Mapping[str, Any]) -> bool:
     return any(config.get(key) is not None for key in _QUANTISATIONS)
 
 
-def copy_files(source: Path, target: Path) -> None:
-    """Copies everything but weights, their indices and code."""
+def copy_files(source: Path, target: Path, weight_format: str) -> None:
+    """Copies everything but weights, their indices and code; what describes a quantisation only with its weights."""
+    left_out = ("config.json", *(_QUANTISATION_FILES if weight_format != "auto" else ()))
     for pattern in _COPIED:
         for file in sorted(source.glob(pattern)):
-            if not file.is_file() or file.name.endswith(".index.json") or file.name == "config.json":
+            if not file.is_file() or file.name.endswith(".index.json") or file.name in left_out:
                 continue
             place = target / file.relative_to(source)
             place.parent.mkdir(exist_ok=True)

@@ -237,6 +237,25 @@ def test_what_a_broken_download_leaves_is_named_and_torchs_advice_is_not_passed_
         convert(str(source), tmp_path / "out")
 
 
+def test_a_directory_that_the_engine_does_not_take_is_written_with_a_note(tiny: Tiny, tmp_path: Path) -> None:
+    model = save(tiny("llama").reference, tmp_path / "m")
+    edit_json(model.path / "config.json", lambda config: config.update(architectures=["OtherForCausalLM"]))
+    done = convert(str(model.path), tmp_path / "out", "f16")
+    assert same(tensors_of(tmp_path / "out"), {name: t.half() for name, t in tensors_of(model.path).items()})
+    assert len(done.notes) == 1
+    assert "Pagoda cannot run the result: " in done.notes[0]
+    assert "out/config.json: architecture 'OtherForCausalLM' is not supported" in done.notes[0]
+
+
+def test_what_describes_a_quantisation_is_copied_only_with_its_weights(tmp_path: Path) -> None:
+    model = save_quantised(LLAMA.make({}), tmp_path / "m", METHODS["gptq-activation-order"])
+    (model.path / "quantize_config.json").write_text('{"bits": 4}')
+    convert(str(model.path), tmp_path / "same")
+    convert(str(model.path), tmp_path / "plain", "f32")
+    assert (tmp_path / "same" / "quantize_config.json").is_file()
+    assert not (tmp_path / "plain" / "quantize_config.json").exists()
+
+
 def test_damaged_and_foreign_pickles_are_refused_by_name(tiny: Tiny, tmp_path: Path) -> None:
     source = pickled(tiny("llama-tied"), tmp_path / "source", "tied")
     file = source / "pytorch_model.bin"
