@@ -20,7 +20,6 @@ from tqdm import tqdm
 from enginectl.console import note, size_text, styled, warn
 from pagoda.conversion import convert
 
-TERMINATED = 143  # 128 + SIGTERM, as shells report it
 _FORMATS = (
     "OUT.gguf: auto, f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0; a directory: auto, f32, f16, bf16, int8, int4, "
     "f8_e4m3 (the last three as compressed-tensors). auto keeps what the weights are stored in; what GGUF has no type "
@@ -64,13 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Lets SIGTERM unwind, so that what is half written is removed."""
+    """Lets SIGTERM and a closed terminal unwind, so that what is half written is removed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(TERMINATED)
+        sys.exit(128 + number)  # as shells report it
 
-    before = signal.signal(signal.SIGTERM, stop)
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

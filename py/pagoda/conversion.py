@@ -6,6 +6,7 @@ config.py); what is written appears under its name only when all of it is there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from pagoda.conversion_directory import copy_files, is_quantised, read_config, w
 from pagoda.conversion_output import new_directory, new_file
 from pagoda.conversion_pickles import PickledWeights, find_pickles, load_pickles
 from pagoda.conversion_tokenizer import GgufEntry, gguf_tokenizer_entries
-from pagoda.models import ModelError, resolve
+from pagoda.models import PICKLES, ModelError, resolve
 
 __all__ = ["MAX_SHARD_BYTES", "Conversion", "convert"]
 
 MAX_SHARD_BYTES = 4 << 30
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 Progress = Callable[[int, int], None]
 
@@ -63,6 +65,7 @@ def convert(
     either the whole result or nothing new. Raises ModelError, InvalidArgument or TokenizerError saying what does not
     fit, OSError when a file cannot be read or written.
     """
+    _check_name(target)
     opened = _open(source)
     _keep_apart(opened.path, target)
     if target.suffix == ".gguf":
@@ -87,11 +90,30 @@ def _open(source: str) -> _Source:
     return _Source("dir", directory, directory.resolve().name, load_pickles(files))
 
 
+def _check_name(target: Path) -> None:
+    """A directory called model.safetensors would surprise, and nothing opens a file called MODEL.GGUF."""
+    if target.suffix != ".gguf" and target.suffix.lower() in (".gguf", ".safetensors", *PICKLES):
+        raise ModelError(f"{target}: OUT must be a file whose name ends in .gguf, or a directory, got *{target.suffix}")
+
+
 def _keep_apart(source: Path, target: Path) -> None:
     """A result in the place of its source, above or inside it, would be read while it is written."""
     origin, place = source.resolve(), target.resolve()
-    if place == origin or place in origin.parents or (target.suffix != ".gguf" and origin in place.parents):
+    read = [origin, *(file.resolve() for file in _parts(source))]
+    inside = target.suffix != ".gguf" and place.is_relative_to(origin)
+    if inside or any(file.is_relative_to(place) for file in read):
         raise ModelError(f"{target}: is, holds or lies in the source {source}; choose another place")
+
+
+def _parts(source: Path) -> list[Path]:
+    """The files of a directory, or all of a GGUF file that was split."""
+    if source.is_dir():
+        return list(source.iterdir())
+    found = _SHARD.fullmatch(source.name)
+    if not found:
+        return []
+    others = ((file, _SHARD.fullmatch(file.name)) for file in source.parent.iterdir())
+    return [file for file, other in others if other and other.groups() == found.groups()]
 
 
 def _to_gguf(

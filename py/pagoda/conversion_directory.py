@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def copy_files(source: Path, target: Path, weight_format: str) -> None:
             place = target / file.relative_to(source)
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, place)
+
+
+def foreign_entry(directory: Path) -> str:
+    """Why `directory` is none that a conversion wrote: what is missing or does not belong there; "" if it is one."""
+    entries = sorted(directory.iterdir())
+    for wanted in ("config.json", "*.safetensors"):
+        if not any(fnmatch(entry.name, wanted) for entry in entries):
+            return f"it has no {wanted}"
+    patterns = ("*.safetensors", *(pattern for pattern in _COPIED if "/" not in pattern))
+    for entry in entries:
+        is_known = any(fnmatch(entry.name, pattern) for pattern in patterns)
+        if entry.is_dir() != (entry.name == "additional_chat_templates") or not (entry.is_dir() or is_known):
+            return f"it holds {entry.name}"
+    return ""
 
 
 def write_config(

@@ -310,7 +310,7 @@ def test_force_replaces_models_only_and_sources_never(tiny: Tiny, tmp_path: Path
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     cases = [
-        ("home", "is no model directory"),
+        ("home", "is no converted model, because it has no config.json"),
         ("m", "is, holds or lies in the source"),
         ("m/inside", "is, holds or lies in the source"),
         ("home/letter.txt", "is a file"),
