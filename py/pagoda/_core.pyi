@@ -56,6 +56,7 @@ class EngineOptions:
     kv_cache_memory: int | None
     num_kv_blocks: int | None
     kv_cache_dtype: str
+    deterministic: bool
     prefix_cache: bool
     scheduling_policy: str
     max_waiting: int
@@ -87,6 +88,8 @@ class Engine:
         options: EngineOptions,
         eos_tokens: Sequence[int] = ...,
         progress: Callable[[int, int], None] | None = ...,
+        library_folders: Sequence[str] = ...,
+        cache_folder: str = ...,
     ) -> None: ...
     def submit(
         self, request_id: str, prompt: Sequence[int], params: SamplingParams, bad_words: Sequence[Sequence[int]] = ...

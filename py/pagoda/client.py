@@ -19,10 +19,11 @@ from tqdm import tqdm
 from pagoda import _core
 from pagoda.chat_template import ChatTemplate
 from pagoda.config import Config, DeviceError, SamplingParams
+from pagoda.cuda_libraries import cuda_library_folders
 from pagoda.generation import Logprob, RequestState, TokenEvent
 from pagoda.loaded_model import LoadedModel
 from pagoda.model_text import load_model_text
-from pagoda.models import ModelFiles, resolve
+from pagoda.models import ModelFiles, cache_root, resolve
 from pagoda.tokenizer import Tokenizer
 
 __all__ = ["EngineClient", "Logprob", "TokenEvent", "load_model"]
@@ -48,7 +49,9 @@ def load_model(config: Config) -> LoadedModel:
             bar.total = total
             bar.update(done - bar.n)
 
-        engine = _core.Engine(str(files.path), config.engine, eos_tokens, progress)
+        engine = _core.Engine(
+            str(files.path), config.engine, eos_tokens, progress, cuda_library_folders(), str(cache_root() / "cuda")
+        )
     try:
         if text.tokenizer is not None:
             text.tokenizer.check_vocab_size(engine.info["vocab_size"])

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pagoda.hub import HubId, ModelError, fetch
 
-__all__ = ["ALIASES", "PICKLES", "Alias", "ModelError", "ModelFiles", "cache_path", "check_file", "pull", "resolve"]
+__all__ = ["ALIASES", "PICKLES", "Alias", "ModelError", "ModelFiles", "cache_path", "cache_root", "check_file", "pull", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,11 +128,18 @@ def cache_path(alias: str) -> Path:
     return _cache_dir(alias) / ALIASES[alias].gguf_name
 
 
-def _cache_dir(alias: str) -> Path:
-    """XDG_CACHE_HOME, or ~/.cache when that is unset or relative (as the XDG specification says)."""
+def cache_root() -> Path:
+    """Where Pagoda keeps what it can make or fetch again.
+
+    A folder in XDG_CACHE_HOME, or in ~/.cache when that is unset or relative (as the XDG specification says).
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "pagoda" / "models" / alias
+    return root / "pagoda"
+
+
+def _cache_dir(alias: str) -> Path:
+    return cache_root() / "models" / alias
 
 
 @contextlib.contextmanager
