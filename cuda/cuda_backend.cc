@@ -1,6 +1,7 @@
 // Every operation is its launcher with the backend's queue.
 #include "cuda/cuda_backend.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/check.h"
@@ -12,7 +13,9 @@ namespace {
 
 /// Formats of a weight, or of each expert's part of one, as the planner gives them.
 size_t plan_linear(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats) {
-  return linear_workspace(num_tokens, rows, cols, matrix_format(formats));
+  const MatrixFormat format = matrix_format(formats);
+  const size_t own = linear_workspace(num_tokens, rows, cols, format);
+  return format == MatrixFormat::bf16 ? std::max(own, Gemm::kWorkspaceBytes) : own;
 }
 
 size_t plan_grouped_linear(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats, ExpertInput input) {
@@ -75,10 +78,32 @@ Weight CudaBackend::pack(std::span<const WeightPart> parts) {
   enter();
   require(!parts.empty(), "a weight needs at least one part");
   const Buffer memory = memory_.allocate(packed_bytes(parts));
-  return pack_weight(parts, memory, [this](void* device, const void* host, size_t bytes) { upload(device, host, bytes); });
+  Weight weight =
+      pack_weight(parts, memory, [this](void* device, const void* host, size_t bytes) { upload(device, host, bytes); });
+  if (matrix_of(weight).format == MatrixFormat::bf16) plain_matrices_.push_back(matrix_of(weight));
+  return weight;
 }
 
-void CudaBackend::tune(int64_t) {}
+/// Products with plain weights may be computed by cuBLASLt: which way is faster is measured, or read from an earlier start.
+void CudaBackend::tune(std::span<const LinearUse> uses) {
+  enter();
+  std::vector<GemmShape> shapes;
+  for (const LinearUse& use : uses) {
+    const auto found = std::ranges::find_if(
+        plain_matrices_, [&](const Matrix& matrix) { return matrix.rows == use.rows && matrix.cols == use.cols; });
+    if (found != plain_matrices_.end()) shapes.push_back({use.rows, use.cols, found->stride, use.out, use.max_tokens});
+  }
+  if (shapes.empty()) return;
+  gemm_.emplace(load_cublaslt(options_.library_folders));
+  Buffer workspace;
+  size_t workspace_bytes = 0;
+  const auto own_kernel = [&](const Queue& queue, const Tensor& out, const Tensor& x, const Matrix& weight) {
+    const size_t bytes = linear_workspace(out.rows(), weight.rows, weight.cols, weight.format);
+    if (bytes > workspace_bytes) workspace = DeviceMemory().allocate(workspace_bytes = bytes);
+    cuda::linear(queue, out, x, weight, nullptr, workspace.get());
+  };
+  gemm_->prepare(queue_, shapes, {own_kernel, options_.cache_folder, gpu_.info.name, gpu_.driver_version});
+}
 
 void CudaBackend::embed(const Tensor& out, const Weight& table, const int32_t* ids) {
   cuda::embed(queue_, out, matrix_of(table), ids);
@@ -95,7 +120,9 @@ void CudaBackend::add(const Tensor& residual, const Tensor& x, float scale) { cu
 void CudaBackend::scale(const Tensor& x, float factor, float cap) { cuda::scale(queue_, x, factor, cap); }
 
 void CudaBackend::linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) {
-  cuda::linear(queue_, out, x, matrix_of(weight), bias, workspace);
+  const GemmOperands operands{out, x, matrix_of(weight)};
+  if (gemm_ && gemm_->takes(operands)) return gemm_->run(queue_, operands, bias, workspace);
+  cuda::linear(queue_, out, x, operands.weight, bias, workspace);
 }
 
 void CudaBackend::route(const Routing& out, const Tensor& logits, const RouteArgs& args) {
@@ -132,10 +159,19 @@ void CudaBackend::gather_rows(const Tensor& out, const Tensor& x, const int32_t*
   cuda::gather_rows(queue_, out, x, rows);
 }
 
-void CudaBackend::sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) {
+void CudaBackend::start_sampling(const Tensor& logits, const SampleBatch& batch) {
   enter();
   sampler_.launch(queue_, logits, batch);
+}
+
+void CudaBackend::collect_samples(SampleResult& result) {
+  enter();
   sampler_.collect(result);
+}
+
+void CudaBackend::feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) {
+  enter();
+  sampler_.feed(queue_, ids, sources, n);
 }
 
 }  // namespace pagoda::cuda
@@ -147,6 +183,7 @@ const BackendTraits& cuda_traits() {
                                     .activation_dtype = DType::bf16,
                                     .allocation_unit = cuda::DeviceMemory::kUnit,
                                     .pads_decode_steps = true,
+                                    .max_steps_in_flight = 2,
                                     .holds_kv = cuda::holds_kv,
                                     .packed_bytes = cuda::packed_bytes,
                                     .linear_workspace = cuda::plan_linear,

@@ -4,12 +4,16 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "backend/backend.h"
 #include "cuda/device.h"
 #include "cuda/device_memory.h"
+#include "cuda/gemm.h"
 #include "cuda/graph_cache.h"
+#include "cuda/matrix.h"
 #include "cuda/sampler.h"
 #include "cuda/staging.h"
 
@@ -28,7 +32,7 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// Operations only enter the stream; what waits is `download` and `sample`. Activations are bf16.
+/// Operations only enter the stream; what waits is `download` and `collect_samples`. Activations are bf16.
 class CudaBackend final : public Backend {
  public:
   /// Throws DeviceError when the GPU cannot be used.
@@ -44,7 +48,7 @@ class CudaBackend final : public Backend {
   void download(void* host, const void* device, size_t bytes) override;
   void run_captured(uint64_t key, const std::function<void()>& body) override;
   Weight pack(std::span<const WeightPart> parts) override;
-  void tune(int64_t max_tokens) override;
+  void tune(std::span<const LinearUse> uses) override;
 
   void embed(const Tensor& out, const Weight& table, const int32_t* ids) override;
   void norm(const Tensor& out, const Tensor& x, const Norm& norm) override;
@@ -63,7 +67,9 @@ class CudaBackend final : public Backend {
   void gated_activation(const Tensor& out, const Tensor& gate_up, Activation activation) override;
   void activation(const Tensor& x, Activation activation) override;
   void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) override;
-  void sample(const Tensor& logits, const SampleBatch& batch, SampleResult& result) override;
+  void start_sampling(const Tensor& logits, const SampleBatch& batch) override;
+  void collect_samples(SampleResult& result) override;
+  void feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) override;
 
  private:
   void enter() const;
@@ -76,6 +82,8 @@ class CudaBackend final : public Backend {
   Staging staging_;
   GraphCache graphs_;
   Sampler sampler_;
+  std::vector<Matrix> plain_matrices_;  // of bf16, as packed
+  std::optional<Gemm> gemm_;            // once there are such matrices and `tune` was called
 };
 
 }  // namespace pagoda::cuda

@@ -116,6 +116,16 @@ enum class ExpertInput : uint8_t {
   by_place,  ///< place i: the rows are sorted by expert already, as grouped_linear leaves them
 };
 
+/// A kind of product that a model makes: out[T, rows] = x[T, cols] * weight^T with T up to max_tokens.
+struct LinearUse {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType out = DType::f32;
+  int64_t max_tokens = 0;
+
+  bool operator==(const LinearUse&) const = default;
+};
+
 /// What the memory planner must know of a backend without creating one. All functions are pure.
 struct BackendTraits {
   const char* name = "";
@@ -177,8 +187,8 @@ class Backend {
 
   /// Stacks and repacks stored rows into one matrix.
   virtual Weight pack(std::span<const WeightPart> parts) = 0;
-  /// After all weights are packed: chooses what can only be chosen by trying, for steps of up to `max_tokens` tokens.
-  virtual void tune(int64_t max_tokens) = 0;
+  /// After all weights are packed: chooses what can only be chosen by trying, for the products that the model makes.
+  virtual void tune(std::span<const LinearUse> uses) = 0;
 
   // Below: T tokens, H hidden, "act" = traits().activation_dtype. Shapes are row-major; rows may be strided where a Tensor is
   // taken.

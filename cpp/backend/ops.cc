@@ -1,6 +1,7 @@
 // Shape checks and arena allocation around each backend operation.
 #include "backend/ops.h"
 
+#include <algorithm>
 #include <limits>
 #include <ostream>
 
@@ -126,7 +127,18 @@ void Ops::linear_into(const Tensor& out, const Tensor& x, const Weight& weight, 
          describe(weight));
   Arena::Scope scope(arena_);
   void* workspace = arena_.allocate(traits_.linear_workspace(x.rows(), weight.rows, weight.cols, weight.part_formats));
-  if (backend_) backend_->linear(out, x, weight, bias, workspace);
+  if (!backend_) return record_use(out, weight);
+  backend_->linear(out, x, weight, bias, workspace);
+}
+
+void Ops::record_use(const Tensor& out, const Weight& weight) {
+  const LinearUse use{weight.rows, weight.cols, out.dtype, out.rows()};
+  for (LinearUse& known : linear_uses_) {
+    if (known.rows != use.rows || known.cols != use.cols || known.out != use.out) continue;
+    known.max_tokens = std::max(known.max_tokens, use.max_tokens);
+    return;
+  }
+  linear_uses_.push_back(use);
 }
 
 Tensor Ops::logits(const Tensor& x, const Weight& weight, const float* bias) {

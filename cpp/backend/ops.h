@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "backend/arena.h"
 #include "backend/backend.h"
@@ -63,6 +64,9 @@ class Ops {
   /// [n, H] act: rows `rows`[n] of x[T, H] act.
   Tensor gather_rows(const Tensor& x, const int32_t* rows, int64_t n);
 
+  /// The different kinds of products asked for so far, each with the most tokens; kept in dry runs only.
+  const std::vector<LinearUse>& linear_uses() const { return linear_uses_; }
+
   Arena& arena() { return arena_; }
   bool dry() const { return backend_ == nullptr; }
 
@@ -70,9 +74,12 @@ class Ops {
   void check_activation(const char* operation, const char* name, const Tensor& tensor) const;
   void check_sum(const char* operation, const Tensor& residual, const Tensor& x) const;
 
+  void record_use(const Tensor& out, const Weight& weight);
+
   const BackendTraits& traits_;
   Backend* backend_;
   Arena& arena_;
+  std::vector<LinearUse> linear_uses_;
 };
 
 }  // namespace pagoda

@@ -53,7 +53,7 @@ StartedEngine start_engine(const std::string& path, const EngineOptions& options
   std::unique_ptr<Decoder> model = load_decoder(checkpoint, *backend, started.plan.max_model_len, progress);
   ensure(model->weights().bytes == started.plan.weights, "the weights take ", model->weights().bytes, " bytes, planned were ",
          started.plan.weights);
-  backend->tune(options.max_num_batched_tokens);
+  backend->tune(started.plan.linears);
   EngineParts parts;
   parts.backend = std::move(backend);
   parts.model = std::move(model);

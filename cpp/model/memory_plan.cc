@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iomanip>
 #include <sstream>
+#include <utility>
 
 #include "core/check.h"
 
@@ -72,7 +73,9 @@ MemoryPlan plan_length(const Checkpoint& checkpoint, const BackendTraits& traits
   plan.block_size = request.block_size;
   plan.max_model_len = max_model_len;
   plan.weights = model->weights().bytes;
-  plan.workspace = measure_workspace(*model, traits, request, max_model_len);
+  StepNeeds needs = measure_step(*model, traits, request, max_model_len);
+  plan.workspace = needs.arena_bytes;
+  plan.linears = std::move(needs.linears);
   if (request.index_bytes) plan.workspace += request.index_bytes(max_model_len);
   plan.scratch = traits.own_scratch(device.num_threads, checkpoint.config.vocab_size);
   plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
@@ -83,7 +86,7 @@ MemoryPlan plan_length(const Checkpoint& checkpoint, const BackendTraits& traits
 
 }  // namespace
 
-size_t measure_workspace(Model& model, const BackendTraits& traits, const MemoryRequest& request, int64_t max_model_len) {
+StepNeeds measure_step(Model& model, const BackendTraits& traits, const MemoryRequest& request, int64_t max_model_len) {
   Arena arena;
   Ops ops(traits, nullptr, arena);
   KvCache kv(nullptr, model.kv_shape(), request.kv_dtype, request.block_size, 1);
@@ -96,7 +99,7 @@ size_t measure_workspace(Model& model, const BackendTraits& traits, const Memory
   batch.max_kv_len = static_cast<int>(max_model_len);
   batch.block_size = request.block_size;
   model.forward(batch, kv, ops);
-  return arena.high_water();
+  return {arena.high_water(), ops.linear_uses()};
 }
 
 MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits, const DeviceInfo& device,

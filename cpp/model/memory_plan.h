@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "backend/backend.h"
 #include "model/loader.h"
@@ -34,6 +35,7 @@ struct MemoryPlan {
   size_t weights = 0;    ///< packed matrices, vectors and the rotary table
   size_t workspace = 0;  ///< activations and scratch of the largest step, and its index arrays
   size_t scratch = 0;    ///< what the backend keeps for itself
+  std::vector<LinearUse> linears;  ///< what Backend::tune takes
   size_t kv_block = 0;   ///< one block over all layers
   int64_t num_blocks = 0;
   int block_size = 0;          ///< tokens
@@ -56,7 +58,13 @@ constexpr double kGpuUtilization = 0.9;
 MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits, const DeviceInfo& device,
                        const MemoryRequest& request);
 
-/// Arena bytes of a step with the largest sizes of `request`, measured by a dry run of the model.
-size_t measure_workspace(Model& model, const BackendTraits& traits, const MemoryRequest& request, int64_t max_model_len);
+/// What a step with the largest sizes of a request asks of the backend.
+struct StepNeeds {
+  size_t arena_bytes = 0;
+  std::vector<LinearUse> linears;
+};
+
+/// Found by a dry run of the model.
+StepNeeds measure_step(Model& model, const BackendTraits& traits, const MemoryRequest& request, int64_t max_model_len);
 
 }  // namespace pagoda

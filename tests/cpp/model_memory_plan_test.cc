@@ -169,7 +169,7 @@ TEST_F(MemoryPlanTest, the_largest_real_step_takes_exactly_the_measured_workspac
   for (const char* isa : {"portable", "auto"}) {
     const auto backend = make_cpu_backend({2, isa});
     const auto model = load_decoder(checkpoint_, *backend, 64, {});
-    const size_t measured = measure_workspace(*model, backend->traits(), request_, 64);
+    const size_t measured = measure_step(*model, backend->traits(), request_, 64).arena_bytes;
     for (int num_seqs : {1, 4, 8}) {
       Arena arena(*backend, measured);
       Ops ops(backend->traits(), backend.get(), arena);
@@ -184,12 +184,12 @@ TEST_F(MemoryPlanTest, the_largest_real_step_takes_exactly_the_measured_workspac
 
 TEST_F(MemoryPlanTest, smaller_steps_need_no_more_workspace) {
   const auto model = plan_decoder(checkpoint_, cpu_traits(), 64);
-  const size_t largest = measure_workspace(*model, cpu_traits(), request_, 64);
+  const size_t largest = measure_step(*model, cpu_traits(), request_, 64).arena_bytes;
   MemoryRequest smaller = request_;
   for (int64_t tokens : {1, 5, 16, 31}) {
     smaller.max_num_batched_tokens = tokens;
     smaller.max_logit_rows = std::min<int64_t>(tokens, 16);
-    EXPECT_LE(measure_workspace(*model, cpu_traits(), smaller, 64), largest);
+    EXPECT_LE(measure_step(*model, cpu_traits(), smaller, 64).arena_bytes, largest);
   }
 }
 

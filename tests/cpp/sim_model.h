@@ -135,7 +135,7 @@ class SimBackend : public Backend {
   const DeviceInfo& device() const override { return device_; }
 
   void reserve(size_t) override {}
-  void tune(int64_t) override {}
+  void tune(std::span<const LinearUse>) override {}
   Buffer allocate(size_t bytes) override {
     void* memory = std::malloc(std::max<size_t>(bytes, 1));
     std::memset(memory, 0xA5, bytes);

@@ -32,7 +32,7 @@ class CpuBackend final : public Backend {
   void download(void* host, const void* device, size_t bytes) override;
   void run_captured(uint64_t key, const std::function<void()>& body) override;
   Weight pack(std::span<const WeightPart> parts) override;
-  void tune(int64_t) override {}
+  void tune(std::span<const LinearUse>) override {}
 
   void embed(const Tensor& out, const Weight& table, const int32_t* ids) override;
   void norm(const Tensor& out, const Tensor& x, const Norm& norm) override;
