@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pagoda.config import InvalidArgument, inspect_model, write_directory, write_gguf
+from pagoda.config import InvalidArgument, inspect_model, scan_weights, write_directory, write_gguf
 from pagoda.conversion_directory import copy_files, is_quantised, read_config, write_config, write_index
 from pagoda.conversion_output import new_directory, new_file
 from pagoda.conversion_pickles import PickledWeights, find_pickles, load_pickles
@@ -22,6 +22,7 @@ from pagoda.models import PICKLES, ModelError, resolve
 __all__ = ["MAX_SHARD_BYTES", "Conversion", "convert"]
 
 MAX_SHARD_BYTES = 4 << 30
+_SHOWN = 5
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 Progress = Callable[[int, int], None]
@@ -61,21 +62,42 @@ def convert(
 ) -> Conversion:
     """Writes `source` (a path, alias or hub id) as `target`: a GGUF file if its name ends in .gguf, else a directory.
 
-    `progress(done, total)` hears of bytes; an exception that it raises ends the conversion. However it ends, there is
-    either the whole result or nothing new. Raises ModelError, InvalidArgument or TokenizerError saying what does not
+    A result in another format is read back once: `notes` tell of NaN and infinity in it. `progress(done, total)` hears
+    of bytes; an exception that it raises ends the conversion. However it ends, there is either the whole result or
+    nothing new. Raises ModelError, InvalidArgument or TokenizerError saying what does not
     fit, OSError when a file cannot be read or written.
     """
     _check_name(target)
     opened = _open(source)
     _keep_apart(opened.path, target)
-    if target.suffix == ".gguf":
-        return _to_gguf(opened, target, weight_format, force, with_tokenizer, progress)
-    if opened.kind == "gguf":
+    if target.suffix != ".gguf" and opened.kind == "gguf":
         raise ModelError(
             f"{opened.path}: a GGUF file can be converted to another OUT.gguf, not to a directory: {target} has no "
             "such name"
         )
-    return _to_directory(opened, target, weight_format, force, progress, max_shard_bytes)
+    reads_back = weight_format != "auto"  # what is copied is what it was
+    writing = _half(progress, 0) if reads_back else progress
+    if target.suffix == ".gguf":
+        done = _to_gguf(opened, target, weight_format, force, with_tokenizer, writing)
+    else:
+        done = _to_directory(opened, target, weight_format, force, writing, max_shard_bytes)
+    return replace(done, notes=(*done.notes, *_faults(target, _half(progress, 1)))) if reads_back else done
+
+
+def _half(progress: Progress | None, which: int) -> Progress | None:
+    """Writing and reading back are halves of one progress."""
+    return progress and (lambda done, total: progress((which * total + done) // 2, total))
+
+
+def _faults(target: Path, progress: Progress | None) -> list[str]:
+    """Sentences about tensors of the result that no model can use."""
+    rows = scan_weights(target, progress)["faults"]
+    bad = [row for row in rows if row["num_nan"] or row["num_inf"]]
+    reason = "either the source has them or its values are too large for the format"
+    notes = [
+        f"{row['tensor']} has {row['num_nan']} NaN, {row['num_inf']} infinite values; {reason}" for row in bad[:_SHOWN]
+    ]
+    return [*notes, f"{len(bad) - _SHOWN} more tensors have such values"] if len(bad) > _SHOWN else notes
 
 
 def _open(source: str) -> _Source:

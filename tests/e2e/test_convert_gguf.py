@@ -14,6 +14,7 @@ from e2e.families.llama import LLAMA
 from e2e.references import loaded
 from e2e.tiny_models import TinyModel, edit_json, prompt_of, save
 from e2e.tiny_quantised import METHODS, save_quantised
+from safetensors.torch import load_file, save_file
 
 from pagoda import LLM, SamplingParams
 from pagoda.config import InvalidArgument, inspect_model
@@ -207,3 +208,20 @@ def test_a_written_file_talks_like_its_source(talking: Path, tmp_path: Path) -> 
     assert texts[0] == texts[1]
     assert templates[0] == templates[1]
     assert json.loads((talking / "tokenizer_config.json").read_text())["chat_template"] == templates[1][0]
+
+
+@pytest.mark.parametrize(("fmt", "faults"), [("f16", "0 NaN, 1 infinite"), ("q4_0", "31 NaN, 1 infinite"), ("f32", "")])
+def test_values_that_a_format_cannot_hold_are_told(fmt: str, faults: str, tiny: Tiny, tmp_path: Path) -> None:
+    model = save(tiny("llama").reference, tmp_path / "m")
+    weights = load_file(model.path / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.weight"][3, 5] = 1e30
+    save_file(weights, model.path / "model.safetensors", {"format": "pt"})
+    seen: list[tuple[int, int]] = []
+    done = convert(
+        str(model.path), tmp_path / "out.gguf", fmt, with_tokenizer=False, progress=lambda *pair: seen.append(pair)
+    )
+    reason = "either the source has them or its values are too large for the format"
+    assert done.notes == ((f"blk.0.attn_q.weight has {faults} values; {reason}",) if faults else ())
+    assert seen == sorted(seen)
+    assert len({total for _done, total in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
