@@ -68,7 +68,10 @@ def fetch(hub_id: HubId) -> Path:
     try:
         directory = Path(snapshot_download(hub_id.name, revision=hub_id.revision, allow_patterns=patterns))
     except Exception as error:  # the library raises many kinds: network, authentication, absent repository
-        raise ModelError(f"cannot fetch '{hub_id}' from the hub: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())  # the library's own are of several lines
+        raise ModelError(
+            f"'{hub_id}' is no path on this machine, and the hub does not give it: {type(error).__name__}: {reason}"
+        ) from error
     if hub_id.file is None:
         return directory
     file = directory / hub_id.file

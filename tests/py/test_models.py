@@ -252,7 +252,7 @@ def test_a_hub_id_fetches_no_code_and_no_pickles(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
     assert resolve("org/name") == ModelFiles("dir", directory, "org/name")
     assert not any(pattern.endswith((".py", ".bin", ".pt")) or pattern == "*" for pattern in asked["patterns"])
-    with pytest.raises(ModelError, match="cannot fetch 'org/absent' from the hub: OSError: 404"):
+    with pytest.raises(ModelError, match=r"'org/absent' is no path on .*, and the hub does not give it: OSError: 404"):
         resolve("org/absent")
 
 
