@@ -154,6 +154,7 @@ Facts describe_config(const ModelConfig& config) {
 }
 
 ModelListing inspect_model(const std::string& path, const std::string& weight_format, const BackendTraits& traits) {
+  parse_weight_format(weight_format);  // a slip of the caller, not a fault of the model
   ModelListing listing;
   const std::unique_ptr<WeightSource> source = open_weights(path);
   listing.tensors = source->list();

@@ -39,7 +39,7 @@ struct ModelListing {
 };
 
 /// Lists the checkpoint at `path` (see open_checkpoint). A model that cannot be run gives a listing with a refusal; throws
-/// InvalidArgument only when the files themselves cannot be read.
+/// InvalidArgument only when the files themselves cannot be read, or for a weight_format that is none.
 ModelListing inspect_model(const std::string& path, const std::string& weight_format, const BackendTraits& traits);
 
 /// What a configuration says, for people: ("hidden size", "576"), ("positions", "rotary, theta 100000, yarn x 4"), ...

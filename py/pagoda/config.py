@@ -122,7 +122,8 @@ def inspect_model(path: str | Path, weight_format: str = "auto") -> dict[str, An
 
     Keys: architecture, refusal (why it cannot be run, "" if it can), quantisation, warnings, tensors (name, type,
     shape, bytes); without a refusal also facts, matrices (layer, name, rows, cols, formats, bytes), num_parameters,
-    num_active_parameters, packed_bytes, max_context. Raises InvalidArgument when its files cannot be read.
+    num_active_parameters, packed_bytes, max_context. Raises InvalidArgument when its files cannot be read, and for a
+    `weight_format` that is none.
     """
     return dict(_core.inspect_model(str(path), weight_format))
 

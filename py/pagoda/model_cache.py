@@ -51,7 +51,7 @@ def remove(name: str) -> CachedModel:
     try:
         shutil.rmtree(found.path)
     except OSError as error:
-        raise ModelError(f"{found.path}: cannot be removed: {error.strerror}") from error
+        raise ModelError(f"{found.path}: cannot be removed: {error.strerror or error}") from error
     return found
 
 

@@ -72,6 +72,14 @@ def test_inspect_as_json_has_the_same_facts(talking: Path, capsys: pytest.Captur
     assert listing["text"]["chat_template"]
 
 
+def test_inspect_as_if_in_a_format_that_is_none_is_no_fault_of_the_model(
+    talking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "inspect", str(talking), "--weight-format", "q9"]) == 2
+    seen = capsys.readouterr()
+    assert (seen.out, seen.err[:44]) == ("", "error: weight_format must be auto or one of ")
+
+
 def test_inspect_of_an_unsupported_model_lists_its_tensors_and_says_why(
     tiny: Callable[[str], TinyModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +187,22 @@ def test_list_and_rm_know_the_cache(
     capsys.readouterr()
     assert main(["models", "rm", alias, "--yes"]) == 2
     assert "is not in the cache; fetched models: none" in capsys.readouterr().err
+
+
+def test_rm_says_why_it_could_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("pagoda.model_cache._hub_repositories", list)
+    alias = next(iter(ALIASES))
+    place = cache_path(alias).parent
+    place.parent.mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    place.symlink_to(tmp_path / "disk")
+    cache_path(alias).write_bytes(b"x")
+    assert main(["models", "rm", alias, "--yes"]) == 2
+    assert "cannot be removed: Cannot call rmtree on a symbolic link" in capsys.readouterr().err
+    assert cache_path(alias).exists()
 
 
 def test_rm_never_touches_files_of_the_user(talking: Path, capsys: pytest.CaptureFixture[str]) -> None:
