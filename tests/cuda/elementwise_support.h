@@ -11,19 +11,21 @@ namespace pagoda::cuda {
 
 inline constexpr int64_t kTokens[] = {1, 2, 7, 40};
 
-/// Columns in front of a window and behind it.
+/// Columns in front of a window and behind it; kWhole on one side: as many behind it as make rows multiples of 16 bytes.
 struct Margins {
   int64_t before = 0, after = 0;
 };
-/// Dense; strided with rows at multiples of 16 bytes if the columns are a multiple of 8; unaligned; odd strides.
-inline constexpr Margins kMargins[] = {{0, 0}, {8, 16}, {3, 5}, {0, 1}};
+inline constexpr int64_t kWhole = -1;
+/// Dense; aligned within wider rows if the columns are a multiple of 8; aligned whatever the columns are; unaligned; odd
+/// strides.
+inline constexpr Margins kMargins[] = {{0, 0}, {8, 16}, {0, kWhole}, {3, 5}, {0, 1}};
 
 /// [rows, cols] in the middle of a wider tensor.
 class Window {
  public:
   /// Everything NaN.
   Window(DType dtype, int64_t rows, int64_t cols, Margins margins = {})
-      : before_(margins.before), cols_(cols), wide_(dtype, rows, margins.before + cols + margins.after) {}
+      : before_(std::max<int64_t>(margins.before, 0)), cols_(cols), wide_(dtype, rows, width(cols, margins)) {}
   /// Normally distributed values around `mean`, NaN around the window.
   static Window random(DType dtype, int64_t rows, int64_t cols, Margins margins, std::mt19937& random, float scale = 1,
                        float mean = 0) {
@@ -62,6 +64,11 @@ class Window {
   }
 
  private:
+  static int64_t width(int64_t cols, Margins margins) {
+    if (margins.before == kWhole || margins.after == kWhole) return divide_up(cols, 8) * 8;
+    return margins.before + cols + margins.after;
+  }
+
   int64_t before_, cols_;
   HostTensor wide_;
 };

@@ -147,6 +147,34 @@ TEST(Norm, bits_depend_on_the_row_alone) {
   }
 }
 
+TEST(Norm, alignment_changes_no_bit) {
+  std::mt19937 random(9);
+  for (int64_t cols : {576, 3000, 5120, 9001}) {
+    Weights weights(cols + 1, random);
+    const Norm layer = weights.norm(NormKind::layer, true);
+    Window first(DType::bf16, 2, cols), first_residual = first;
+    for (int unaligned : {-1, 0, 1, 2, 3, 4}) {  // none, x, residual, out, weight, bias
+      const auto margins = [&](int which) { return which == unaligned ? Margins{3, 2} : Margins{0, kWhole}; };
+      std::mt19937 same(10);
+      Window x = Window::random(DType::bf16, 2, cols, margins(0), same);
+      Window residual = Window::random(DType::bf16, 2, cols, margins(1), same), out(DType::bf16, 2, cols, margins(2));
+      Norm args = layer;
+      std::vector<float> moved(weights.weight);
+      if (unaligned == 3) std::copy_n(args.weight, cols, moved.data() + 1), args.weight = moved.data() + 1;
+      if (unaligned == 4) std::copy_n(args.bias, cols, moved.data() + 1), args.bias = moved.data() + 1;
+      add_norm(test_queue(), out.view(), residual.view(), x.view(), 0.5f, args);
+      synchronize();
+      for (int64_t i = 0; i < 2; ++i) {
+        for (int64_t j = 0; j < cols; ++j) {
+          if (unaligned < 0) first.set(i, j, out.get(i, j)), first_residual.set(i, j, residual.get(i, j));
+          ASSERT_EQ(out.get(i, j), first.get(i, j)) << unaligned;
+          ASSERT_EQ(residual.get(i, j), first_residual.get(i, j)) << unaligned;
+        }
+      }
+    }
+  }
+}
+
 TEST(Norm, no_schedule_changes_a_bit) {
   std::mt19937 random(6);
   for (int64_t cols : {576, 1030, 3000, 5120, 9001}) {
