@@ -147,7 +147,7 @@ def _to_gguf(
         if source.kind == "dir":
             entries.append(("general.name", "string", source.name))
             if with_tokenizer:
-                found, notes = gguf_tokenizer_entries(source.path, _vocab_size(read_config(source.path)))
+                found, notes = gguf_tokenizer_entries(source.path, _vocab_size(source))
                 entries += found
         done = write_gguf(source.path, source.rows, weight_format, entries, work, progress)
     return Conversion(target, done["bytes"], (*notes, *done["notes"]))
@@ -181,8 +181,13 @@ def _refusal(directory: Path) -> str:
         return str(error)
 
 
-def _vocab_size(config: dict[str, Any]) -> int:
-    """Rows of the embedding, 0 where config.json does not say."""
+def _vocab_size(source: _Source) -> int:
+    """Rows of the embedding, 0 where config.json does not say; no more than any tensor has, whatever it says."""
+    config = read_config(source.path)
     text = config.get("text_config")
     size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
-    return size if isinstance(size, int) else 0
+    if source.pickles is not None:
+        shapes = [tuple(tensor.shape) for tensor in source.pickles.tensors.values() if tensor.numel()]
+    else:
+        shapes = [tuple(row["shape"]) for row in inspect_model(source.path)["tensors"] if row["bytes"]]
+    return min(size, max((shape[0] for shape in shapes if shape), default=0)) if isinstance(size, int) else 0

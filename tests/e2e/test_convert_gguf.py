@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from e2e.families.llama import LLAMA
 from e2e.references import loaded
 from e2e.tiny_models import TinyModel, edit_json, prompt_of, save
@@ -225,3 +227,16 @@ def test_values_that_a_format_cannot_hold_are_told(fmt: str, faults: str, tiny: 
     assert seen == sorted(seen)
     assert len({total for _done, total in seen}) == 1
     assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_a_vocabulary_larger_than_all_tensors_is_refused_before_it_is_filled_up(
+    kind: str, talking: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(talking, tmp_path / "m")
+    edit_json(source / "config.json", lambda config: config.update(vocab_size=2_000_000_000))
+    if kind == "pickle":
+        torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+        (source / "model.safetensors").unlink()
+    with pytest.raises(InvalidArgument, match=r"embed_tokens\.weight has shape .*, expected \[2000000000, 64\]"):
+        convert(str(source), tmp_path / "out.gguf")
