@@ -60,12 +60,14 @@ class _Vocabulary:
 def gguf_tokenizer_entries(directory: Path, model_vocab_size: int) -> tuple[list[GgufEntry], list[str]]:
     """Metadata of the tokenizer and chat templates in `directory`, and sentences about what they cannot say.
 
-    The vocabulary is filled up to `model_vocab_size` tokens. Raises TokenizerError when GGUF cannot express the
-    tokenizer: it names the reason, or the first text that the result would encode to other ids.
+    The vocabulary is filled up to `model_vocab_size` tokens (0: not known). Raises TokenizerError when it has more, and
+    when GGUF cannot express the tokenizer: it names the reason, or the first text that would get other ids.
     """
     try:
         spec = read_directory(directory)
         tokenizer = Tokenizer(spec)
+        if model_vocab_size:
+            tokenizer.check_vocab_size(model_vocab_size)
     except TokenizerError as error:
         raise TokenizerError(f"{error}{_HINT}") from error
     vocabulary = _vocabulary(spec, tokenizer, model_vocab_size)

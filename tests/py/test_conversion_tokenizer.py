@@ -169,3 +169,13 @@ def test_named_chat_templates_keep_their_names(tmp_path: Path) -> None:
     metadata, _ = converted(write_directory(tmp_path, {"chat_template": templates}))
     assert read_gguf_metadata(metadata).chat_template == {"default": "a", "tool_use": "b"}
     assert metadata["tokenizer.chat_templates"] == ["tool_use"]
+
+
+def test_a_tokenizer_that_is_larger_than_the_models_vocabulary_is_refused(tmp_path: Path) -> None:
+    model = json.loads(byte_level().to_str())["model"]
+    model["vocab"] = {**model["vocab"], "far": (1 << 31) - 1}
+    write_directory(tmp_path, model=model)
+    with pytest.raises(
+        TokenizerError, match=r"2147483648 entries\) but the model's vocabulary has 450.*--no-tokenizer"
+    ):
+        gguf_tokenizer_entries(tmp_path, 450)
