@@ -129,6 +129,7 @@ MINISTRAL = Family(
     directories={
         "ministral": Directory({"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}),
         "ministral-tied": Directory({"tie_word_embeddings": True}, edit=lambda config: config.pop("layer_types")),
+        "ministral-odd-sizes": Directory({**ODD_SIZES, "sliding_window": 17}, max_shard_size="60KB"),
         "ministral-no-windows": Directory({"layer_types": ["full_attention"] * 3}, max_shard_size="60KB"),
     },
 )

@@ -75,6 +75,17 @@ OLMO3 = Family(
         "olmo3-old-yarn": Directory(
             {"rope_parameters": TWO_ROPES, "max_position_embeddings": 512, "tie_word_embeddings": True}, edit=old_olmo3
         ),
+        "olmo3-odd-sizes": Directory(
+            {
+                "vocab_size": 331,
+                "hidden_size": 90,
+                "intermediate_size": 77,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "sliding_window": 17,
+            },
+            max_shard_size="60KB",
+        ),
     },
     ggufs={"olmo3": {"rope_parameters": TWO_ROPES, "max_position_embeddings": 512}},
     converter=Olmo3Converter(MODEL_ARCH.OLMO2),
