@@ -1,0 +1,269 @@
+// The sampler's operations one by one: softmax with temperature, top-k/top-p filtering, penalties, and the searches under them.
+#include <gtest/gtest.h>
+
+#include "cuda/draw.cuh"
+#include "cuda/softmax.h"
+#include "cuda/top_k_top_p.h"
+#include "sampler_support.h"
+
+namespace pagoda::cuda {
+namespace {
+
+constexpr int kVocabs[] = {1, 50, 1023, 1024, 3000, 20000};
+
+TEST(Softmax, probabilities_are_those_of_the_quotients) {
+  RandomRows random(1);
+  std::mt19937 numbers(1);
+  for (int vocab : kVocabs) {
+    const int rows = 3;
+    HostTensor logits = HostTensor::random(DType::f32, rows, vocab, numbers, 4), out(DType::f32, rows, vocab, vocab + 5);
+    const std::vector<float> temperatures = {0.3f, 1, 7};
+    softmax(test_queue(), out.view(), logits.view(), temperatures.data());
+    synchronize();
+    for (int r = 0; r < rows; ++r) {
+      double max = -1e9, total = 0, sum = 0;
+      for (int i = 0; i < vocab; ++i) max = std::max(max, static_cast<double>(logits.get(r, i)) / temperatures[r]);
+      for (int i = 0; i < vocab; ++i) total += std::exp(static_cast<double>(logits.get(r, i)) / temperatures[r] - max);
+      for (int i = 0; i < vocab; ++i) {
+        const double expected = std::exp(static_cast<double>(logits.get(r, i)) / temperatures[r] - max) / total;
+        ASSERT_NEAR(out.get(r, i), expected, 1e-5 * expected + 1e-11) << "row " << r << " token " << i << " of " << vocab;
+        sum += static_cast<double>(out.get(r, i));
+      }
+      EXPECT_NEAR(sum, 1, 1e-6);
+    }
+  }
+}
+
+TEST(Softmax, probabilities_have_the_same_bits_in_any_batch_and_order_of_threads) {
+  std::mt19937 numbers(2);
+  HostTensor logits = HostTensor::random(DType::f32, 4, 5003, numbers, 4), expected(DType::f32, 4, 5003);
+  const std::vector<float> temperatures = {0.5f, 1, 1.5f, 2};
+  softmax(test_queue(), expected.view(), logits.view(), temperatures.data());
+  synchronize();
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    HostTensor copy = logits;  // in place, one row at a time
+    for (int r = 0; r < 4; ++r) {
+      const Tensor row{copy.view().row<float>(r), DType::f32, {1, 5003}, 5003};
+      softmax(test_queue(), row, row, temperatures.data() + r);
+      synchronize();
+    }
+    EXPECT_TRUE(copy == expected) << "schedule " << seed;
+  }
+}
+
+TEST(TopKTopP, what_is_dropped_is_what_a_sort_drops) {
+  RandomRows random(3);
+  for (int vocab : kVocabs) {
+    const int rows = vocab > 4000 ? 6 : 40;
+    std::vector<float> logits(static_cast<size_t>(rows) * vocab);
+    std::vector<FilterParams> params;
+    for (int r = 0; r < rows; ++r) {
+      do {
+        random.fill_logits(logits.data() + static_cast<size_t>(r) * vocab, vocab);
+      } while (*std::max_element(logits.begin() + r * vocab, logits.begin() + (r + 1) * vocab) == -kInfinity);
+      params.push_back({random.one_of({0, 1, 2, 7, 60, vocab / 2, vocab - 1, vocab, vocab + 3}),
+                        random.one_of({1e-9f, 0.2f, 0.9f, 0.99f, 1.0f})});
+    }
+    std::vector<float> expected = logits;
+    for (int r = 0; r < rows; ++r) {
+      const auto begin = logits.begin() + r * vocab, end = begin + vocab;
+      std::vector<float> sorted(begin, end);
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      const float cut = reference_cut(sorted, params[r].top_k, params[r].top_p, -kInfinity);
+      std::replace_if(
+          expected.begin() + r * vocab, expected.begin() + (r + 1) * vocab, [&](float x) { return x < cut; }, -kInfinity);
+    }
+    for (unsigned seed : kSchedules) {
+      if (vocab > 4000 && seed > 3) break;
+      const ScheduleScope scope(seed);
+      std::vector<float> filtered = logits;
+      filter_top_k_top_p(test_queue(), Tensor::dense(filtered.data(), DType::f32, {rows, vocab}), params.data());
+      synchronize();
+      for (size_t i = 0; i < filtered.size(); ++i) {
+        ASSERT_EQ(filtered[i], expected[i])
+            << "schedule " << seed << " row " << i / vocab << " token " << i % vocab << " of " << vocab << " top_k "
+            << params[i / vocab].top_k << " top_p " << params[i / vocab].top_p;
+      }
+    }
+  }
+}
+
+/// Rows with edits and penalties only, as the penalty kernels take them.
+struct PenaltyCase {
+  SampleCase sample;
+  std::vector<SampleTask> tasks;
+  std::vector<SampleState> states;
+  std::vector<float> saved;
+  SampleWork work;
+
+  explicit PenaltyCase(const SampleCase& made) : sample(made), states(made.batch.rows.size()) {
+    SampleBatch& batch = sample.batch;
+    saved.resize(batch.edits.size() + batch.counts.size());
+    for (SampleRow& row : batch.rows) {
+      std::stable_sort(batch.edits.begin() + row.edits_begin, batch.edits.begin() + row.edits_end,
+                       [](const LogitEdit& a, const LogitEdit& b) { return a.token < b.token; });
+      row.mask = -1;
+      row.temperature = 1;
+      row.num_top = static_cast<int32_t>(tasks.size() % 3) - 1;  // -1: not undone
+      tasks.push_back({row});
+    }
+    work.logits = sample.logits.data() + sample.offset;
+    work.stride = sample.stride;
+    work.vocab = batch.vocab_size;
+    work.num_rows = static_cast<int>(tasks.size());
+    work.num_chunks = sample_chunks(work.vocab);
+    work.tasks = tasks.data();
+    work.states = states.data();
+    work.edits = batch.edits.data();
+    work.counts = batch.counts.data();
+    work.edits_saved = saved.data();
+    work.counts_saved = saved.data() + batch.edits.size();
+  }
+};
+
+TEST(Penalties, logits_are_those_of_the_formulas_and_come_back_when_undone) {
+  RandomRows random(4);
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    for (int vocab : {50, 2999}) {
+      PenaltyCase made(random.make(vocab, 40));
+      const SampleCase before = made.sample;
+      apply_penalties(test_queue(), made.work);
+      synchronize();
+      for (size_t r = 0; r < made.tasks.size(); ++r) {
+        const std::vector<float> expected = adjusted_logits(before.row(r), before.batch, before.batch.rows[r]);
+        ASSERT_EQ(std::memcmp(expected.data(), made.sample.row(r), expected.size() * sizeof(float)), 0) << "row " << r;
+      }
+      undo_penalties(test_queue(), made.work);
+      synchronize();
+      for (size_t r = 0; r < made.tasks.size(); ++r) {
+        const auto& row = made.tasks[r].row;
+        const std::vector<float> adjusted = adjusted_logits(before.row(r), before.batch, before.batch.rows[r]);
+        const float* expected = row.num_top >= 0 ? before.row(r) : adjusted.data();
+        ASSERT_EQ(std::memcmp(expected, made.sample.row(r), static_cast<size_t>(vocab) * sizeof(float)), 0) << "row " << r;
+      }
+    }
+  }
+}
+
+TEST(Penalties, bans_biases_and_each_penalty_are_applied_in_their_order) {
+  SampleCase sample;
+  sample.batch.vocab_size = 8;
+  sample.stride = 8;
+  sample.logits = {1, -1, 2, 3, 4, 5, 6, 7};
+  SampleRow row;
+  row.repetition_penalty = 2;
+  row.frequency_penalty = 0.5f;
+  row.presence_penalty = 0.25f;
+  sample.batch.edits = {{2, 1}, {2, 3}, {3, -kInfinity}, {3, 100}};
+  row.edits_end = 4;
+  sample.batch.counts = {{0, 0}, {1, 1}, {2, 2}, {3, 1}};
+  row.counts_end = 4;
+  sample.batch.rows = {row};
+  PenaltyCase made(sample);
+  apply_penalties(test_queue(), made.work);
+  synchronize();
+  EXPECT_EQ(made.sample.logits, (std::vector<float>{0.5f, -2.75f, 1.75f, -kInfinity, 4, 5, 6, 7}));
+}
+
+TEST(Penalties, infinities_that_they_make_are_told_from_those_that_were_there) {
+  SampleCase sample;
+  sample.batch.vocab_size = 4;
+  sample.stride = 4;
+  sample.logits = {3e38f, kInfinity, std::nanf(""), 3e38f};
+  SampleRow row;
+  row.repetition_penalty = 0.1f;
+  sample.batch.edits = {{1, -kInfinity}, {3, 3e38f}};  // the first makes a NaN
+  sample.batch.counts = {{0, 0}, {3, 0}};
+  row.edits_end = 2, row.counts_end = 2;
+  sample.batch.rows = {row};
+  PenaltyCase made(sample);
+  apply_penalties(test_queue(), made.work);
+  synchronize();
+  EXPECT_EQ(made.states[0].bad_added, 2u);
+}
+
+__global__ void crossing_kernel(const Mass* weights, int count, Mass target, Crossing<Mass>* out) {
+  gpu::wait_for_grid();
+  DYNAMIC_SHARED(shared);
+  BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
+  const Crossing<Mass> crossing = find_crossing<Mass>(count, target, space, [&](int i) { return weights[i]; });
+  out[threadIdx.x] = crossing;
+}
+
+TEST(SampleBlock, the_item_that_passes_a_target_is_found) {
+  std::mt19937 random(5);
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    for (int count : {1, 31, 96, 97, 1000}) {
+      std::vector<Mass> weights;
+      for (int i = 0; i < count; ++i) weights.push_back(random() % 3 ? 0 : random() % 50);
+      const Mass total = std::accumulate(weights.begin(), weights.end(), Mass{0});
+      for (Mass target : {Mass{0}, total / 3, total ? total - 1 : 0, total, total + 9}) {
+        int index = 0;
+        Mass below = 0;
+        while (index < count && below + weights[static_cast<size_t>(index)] <= target)
+          below += weights[static_cast<size_t>(index++)];
+        std::vector<Crossing<Mass>> out(96);
+        launch(test_queue(), {1, 96, sizeof(BlockSpace)}, "crossing", crossing_kernel, weights.data(), count, target,
+               out.data());
+        synchronize();
+        for (const Crossing<Mass>& crossing : out) {
+          ASSERT_EQ(crossing.index, index < count ? index : -1);
+          ASSERT_EQ(crossing.index < 0 ? below : crossing.below, below);
+        }
+      }
+    }
+  }
+}
+
+__global__ void select_kernel(const uint32_t* keys, int count, uint32_t low, uint32_t high, Mass need, Selection<Mass>* out) {
+  gpu::wait_for_grid();
+  DYNAMIC_SHARED(shared);
+  BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
+  const Selection<Mass> selection = select_key<Mass>(low, high, need, space, [&](auto add) {
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+      add(keys[i], [&]() -> Mass { return keys[i] % 7; });
+    }
+  });
+  if (threadIdx.x == 0) *out = selection;
+}
+
+constexpr std::pair<uint32_t, uint32_t> kRanges[] = {{0, ~0u}, {1000, 1000}, {900, 2400}, {1u << 31, (1u << 31) + 70000}};
+
+TEST(SampleBlock, the_key_down_to_which_enough_is_kept_is_found) {
+  std::mt19937 random(6);
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    for (const auto& [low, high] : kRanges) {
+      std::vector<uint32_t> keys;
+      for (int i = 0; i < 700; ++i) {
+        keys.push_back(random() % 2 ? static_cast<uint32_t>(random())
+                                    : low + static_cast<uint32_t>(random()) % ((high - low) / 2 + 1));
+      }
+      std::vector<uint32_t> sorted;
+      std::copy_if(keys.begin(), keys.end(), std::back_inserter(sorted),
+                   [&](uint32_t key) { return low <= key && key <= high; });
+      std::sort(sorted.begin(), sorted.end(), std::greater<>());
+      for (Mass need : {Mass{1}, Mass{100}, Mass{1000}, Mass{5000}}) {
+        Mass sum = 0;
+        size_t i = 0;
+        while (i < sorted.size() && sum + sorted[i] % 7 < need) sum += sorted[i++] % 7;
+        Selection<Mass> selection;
+        launch(test_queue(), {1, 64, sizeof(BlockSpace)}, "select", select_kernel, keys.data(), 700, low, high, need,
+               &selection);
+        synchronize();
+        ASSERT_EQ(selection.reached, i < sorted.size());
+        if (i == sorted.size()) continue;
+        Mass above = 0;
+        for (uint32_t key : sorted) above += key > sorted[i] ? key % 7 : 0;
+        EXPECT_EQ(selection.key, sorted[i]);
+        EXPECT_EQ(selection.above, above);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pagoda::cuda
