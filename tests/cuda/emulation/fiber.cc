@@ -44,6 +44,7 @@ struct Running {
   Block* block = nullptr;
   Fiber* fiber = nullptr;
   const std::function<void()>* body = nullptr;
+  std::mt19937* random = nullptr;
   void* scheduler_pointer = nullptr;
   void* scheduler_fake = nullptr;
   const void* scheduler_stack = nullptr;
@@ -66,10 +67,12 @@ void to_scheduler(Fiber& fiber, bool for_good) {
 
 void check_exit(const Fiber& fiber) {
   const Block& block = *g_running.block;
-  if (!fiber.copy_groups.empty() || !fiber.open_copies.empty()) fail("a thread ends with cp.async copies in flight", fiber.site);
+  if (!fiber.copy_groups.empty() || !fiber.open_copies.empty())
+    fail("a thread ends with cp.async copies in flight", fiber.site);
   if (!fiber.product_groups.empty() || !fiber.open_products.empty()) {
     fail("a thread ends with wgmma products in flight", fiber.site);
   }
+  if (fiber.unfenced_barrier) fail("a thread that made an mbarrier ends without fence.mbarrier_init", fiber.site);
   if (block.dependent && !fiber.waited_for_grid) {
     fail("a kernel launched with programmatic dependence ends without griddepcontrol.wait", fiber.site);
   }
@@ -133,6 +136,34 @@ bool run_warp(Block& block, unsigned first) {
   return moved;
 }
 
+/// Lets the effects happen that are due, or the next one if threads are `stuck`. Returns whether there was any to come.
+bool let_effects_happen(Block& block, bool stuck) {
+  std::vector<Effect>& effects = block.effects;
+  if (effects.empty()) return false;
+  const auto happen = [&](std::vector<Effect>::iterator effect) {
+    const std::function<void()> happen = std::move(effect->happen);
+    effects.erase(effect);
+    happen();
+  };
+  const auto earlier = [](const Effect& a, const Effect& b) { return a.due < b.due; };
+  if (stuck) happen(std::min_element(effects.begin(), effects.end(), earlier));
+  while (!effects.empty()) {
+    const auto next = std::min_element(effects.begin(), effects.end(), earlier);
+    if (next->due > block.clock) break;
+    happen(next);
+  }
+  return true;
+}
+
+void check_end(const Block& block) {
+  if (!block.effects.empty()) throw Fault("a block ends with TMA copies in flight");
+  for (size_t warp = 0; warp < block.num_products.size(); ++warp) {
+    if (block.num_products[warp] != block.num_products[warp / 4 * 4]) {
+      throw Fault("warp " + std::to_string(warp) + " took part in fewer or more wgmma products than others of its warpgroup");
+    }
+  }
+}
+
 [[noreturn]] void report_deadlock(const Block& block) {
   for (const Fiber& fiber : block.fibers) {
     if (fiber.done) continue;
@@ -148,6 +179,10 @@ void run_block(Block& block, std::mt19937& random) {
   block.num_live = block.num_threads;
   block.barriers.fill(Barrier{});
   block.votes_or = 0, block.votes_and = 1, block.votes_count = 0;
+  block.num_products.fill(0);
+  block.product_turns.fill(0);
+  block.clock = 0;
+  block.registers.fill(0);
   std::memset(block.shared, 0xff, block.shared_bytes);  // NaN in every float type: what was not written is seen
   for (const std::unique_ptr<Warp>& warp : block.warps) {
     for (Meeting& meeting : warp->meetings) meeting.arrived = meeting.left = meeting.mask = 0;
@@ -160,9 +195,14 @@ void run_block(Block& block, std::mt19937& random) {
   while (block.num_live) {
     bool moved = false;
     if (g_schedule > 1) std::shuffle(order.begin(), order.end(), random);
-    for (unsigned i : order) moved |= g_schedule > 1 && g_schedule % 2 ? run_warp(block, i / 32 * 32) : step(block, i);
-    if (!moved) report_deadlock(block);
+    for (unsigned i : order) {
+      moved |= g_schedule > 1 && g_schedule % 2 ? run_warp(block, i / 32 * 32) : step(block, i);
+      ++block.clock;
+      let_effects_happen(block, false);
+    }
+    if (!moved && !let_effects_happen(block, true)) report_deadlock(block);
   }
+  check_end(block);
 }
 
 }  // namespace
@@ -174,10 +214,10 @@ Block& current_block() { return *g_running.block; }
 Fiber& current_fiber() { return *g_running.fiber; }
 bool in_kernel() { return g_running.block != nullptr; }
 
-void fail(const std::string& what, const Site& site, const Site& other) {
+void fail(std::string_view what, const Site& site, const Site& other) {
   Block& block = current_block();
   Fiber& fiber = current_fiber();
-  block.fault = what + ": " + describe(site) + " (thread " + std::to_string(fiber.index) + ", block " +
+  block.fault = std::string(what) + ": " + describe(site) + " (thread " + std::to_string(fiber.index) + ", block " +
                 std::to_string(block.index.x) + "," + std::to_string(block.index.y) + "," + std::to_string(block.index.z) + ")";
   if (other.file) block.fault += ", against " + describe(other);
   to_scheduler(fiber, false);
@@ -196,6 +236,15 @@ void wait_while(const unsigned* counter, unsigned value, const Site& site) {
 void preempt() {
   static const unsigned kNothing = 0;
   if (g_schedule > 1) wait_while(&kNothing, 1, current_fiber().site);
+}
+
+void happen_later(std::function<void()> effect) {
+  constexpr unsigned kLongestDelay = 12;  // its logarithm: short and long ones are equally likely
+  Block& block = current_block();
+  uint64_t due = block.clock;
+  if (g_schedule == 0) due = ~uint64_t{0};
+  if (g_schedule > 1) due += (*g_running.random)() & ((1u << (*g_running.random)() % (kLongestDelay + 1)) - 1);
+  block.effects.push_back({std::move(effect), due});
 }
 
 void run_blocks(const Grid& grid, const std::function<void()>& body) {
@@ -229,6 +278,7 @@ void run_blocks(const Grid& grid, const std::function<void()>& body) {
     block.warps.swap(warps);
   };
   std::mt19937 random(g_schedule);
+  g_running.random = &random;
   const uint64_t count = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
   std::vector<uint64_t> order(count);
   for (uint64_t i = 0; i < count; ++i) order[i] = g_schedule == 1 ? count - 1 - i : i;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "vector_types.h"
@@ -45,8 +46,23 @@ struct PendingCopy {
   unsigned zeros;  ///< bytes after them that are cleared
 };
 
-/// A matrix product that wgmma has asked for; carried out at the wait.
-using PendingProduct = std::function<void()>;
+/// A product of wgmma on its way; carried out when its warp waits for the group.
+struct PendingProduct {
+  float* sums;                  ///< this thread's part of the result
+  int columns;                  ///< of the result
+  const uint32_t* a_registers;  ///< null: a is a descriptor
+  uint64_t a, b;                ///< descriptors of matrices in shared memory
+  bool b_by_rows;               ///< b's elements of one k are adjacent
+  bool accumulates;
+  Site site;
+};
+
+/// Registers that products on their way will write to. Until then they hold NaN, and their values are here.
+struct PendingSums {
+  float* registers;
+  std::vector<float> values;
+  int num_products;
+};
 
 struct Fiber {
   void* stack_pointer = nullptr;
@@ -63,6 +79,9 @@ struct Fiber {
   std::vector<std::vector<PendingCopy>> copy_groups;
   std::vector<PendingProduct> open_products;
   std::vector<std::vector<PendingProduct>> product_groups;
+  std::vector<PendingSums> sums;
+  bool fenced_products = false;   ///< wgmma.fence since the last wait
+  bool unfenced_barrier = false;  ///< an mbarrier was made and not yet shown to the copy engine
 };
 
 struct Barrier {
@@ -85,6 +104,12 @@ struct Warp {
   std::array<Meeting, kMaxMeetings> meetings;
 };
 
+/// What the hardware does by itself, some time after it was asked for.
+struct Effect {
+  std::function<void()> happen;  ///< in the scheduler's context; may throw Fault
+  uint64_t due;                  ///< on the block's clock
+};
+
 struct Block {
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
@@ -98,6 +123,11 @@ struct Block {
   std::vector<std::unique_ptr<Warp>> warps;
   int votes_or = 0, votes_and = 1, votes_count = 0;
   std::array<std::array<int, 3>, 2> vote_results{};  ///< by parity of the barrier's generation
+  std::vector<Effect> effects;                       ///< to come
+  uint64_t clock = 0;                                ///< turns of threads so far
+  std::array<uint64_t, 32> num_products{};           ///< of wgmma, by warp
+  std::array<unsigned, 32> product_turns{};          ///< times that products came to their end, by warp
+  std::array<unsigned, 32> registers{};              ///< of a thread, by warp, where setmaxnreg has set them
   std::string fault;                                 ///< not empty: the launch fails with it
 };
 
@@ -107,13 +137,17 @@ Fiber& current_fiber();
 bool in_kernel();
 
 /// Ends the kernel with a Fault; called from device functions.
-[[noreturn]] void fail(const std::string& what, const Site& site, const Site& other = {});
+[[noreturn]] void fail(std::string_view what, const Site& site, const Site& other = {});
 
 /// Lets other threads run until *counter != value.
 void wait_while(const unsigned* counter, unsigned value, const Site& site);
 
 /// Under a random schedule: lets other threads run.
 void preempt();
+
+/// Puts off what the hardware does by itself: until no thread can go on (schedule 0), until the next turn of a thread (1), or
+/// for a random time.
+void happen_later(std::function<void()> effect);
 
 /// What a launch needs to know of a grid.
 struct Grid {
