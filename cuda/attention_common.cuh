@@ -50,10 +50,21 @@ struct AttentionParams {
 
 constexpr float kLog2E = 1.44269504f;
 
+/// What the parameters add to a score: computed once, outside of loops.
+struct AttentionScale {
+  float inner;
+  float outer;  ///< 0: no cap
+};
+__device__ __forceinline__ AttentionScale attention_scale(const AttentionParams& p) {
+  if (p.soft_cap > 0) return {p.scale / p.soft_cap, p.soft_cap * kLog2E};
+  return {p.scale * kLog2E, 0.0f};
+}
 /// From q . k to the score in units of log 2: scaled, capped.
+__device__ __forceinline__ float attention_score(float dot, const AttentionScale& scale) {
+  return scale.outer > 0 ? scale.outer * tanhf(dot * scale.inner) : dot * scale.inner;
+}
 __device__ __forceinline__ float attention_score(float dot, const AttentionParams& p) {
-  const float score = dot * p.scale;
-  return (p.soft_cap > 0 ? p.soft_cap * tanhf(score / p.soft_cap) : score) * kLog2E;
+  return attention_score(dot, attention_scale(p));
 }
 
 /// Whether the query at `position` sees `key`.

@@ -38,6 +38,15 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global, boo
 #endif
 }
 
+/// The same for 4 bytes, both 4-byte aligned, always valid.
+__device__ __forceinline__ void cp_async4(void* shared, const void* global PAGODA_EMULATED_SITE) {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+#else
+  emu::cp_async(shared, global, 4, 0, EMU_SITE("cp.async"));
+#endif
+}
+
 /// Closes the group of the copies started so far.
 __device__ __forceinline__ void cp_async_commit() {
 #if defined(__CUDACC__)
@@ -79,6 +88,17 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* 
                : "memory");
 #else
   emu::ldmatrix(r, row, true, EMU_SITE("ldmatrix.trans"));
+#endif
+}
+
+/// An 8x8 matrix of 16-bit elements, of which a lane holds 2 * (l % 4) and the next of row l / 4, transposed.
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t elements PAGODA_EMULATED_SITE) {
+#if defined(__CUDACC__)
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(elements));
+  return transposed;
+#else
+  return emu::transpose_8x8(elements, EMU_SITE("movmatrix"));
 #endif
 }
 
@@ -150,6 +170,45 @@ __device__ __forceinline__ float f16_to_float(uint16_t bits) {
 #endif
 }
 
+/// Two e4m3, the first in the lower byte, to two f16, exact; a NaN becomes a NaN.
+__device__ __forceinline__ uint32_t unpack_e4m3(uint16_t pair) {
+#if defined(__CUDACC__)
+  uint32_t values;
+#if __CUDA_ARCH__ >= 890
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(values) : "h"(pair));
+#else
+  // The same mantissas with the exponents' bias 7 taken for 15: 2^8 too small, which a product mends, subnormals included.
+  const uint32_t bytes = __byte_perm(pair, 0, 0x1404), magnitudes = (bytes & 0x7f007f00u) >> 1;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(values) : "r"(magnitudes), "r"(0x5c005c00u));
+  values |= (bytes & 0x80008000u) | (__vcmpeq2(magnitudes, 0x3f803f80u) & 0x7fff7fffu);
+#endif
+  return values;
+#else
+  uint32_t values = 0;
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t byte = pair >> 8 * i & 0xffu, sign = (byte & 0x80u) << 8;
+    const uint32_t magnitude = emu::f16_bits(256 * emu::f16_value(static_cast<uint16_t>((byte & 0x7fu) << 7)));
+    values |= (sign | ((byte & 0x7fu) == 0x7fu ? 0x7fffu : magnitude)) << 16 * i;
+  }
+  return values;
+#endif
+}
+
+/// The same value, about which the compiler knows nothing: what depends on it is computed where it is used, not kept in
+/// registers over a loop.
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+__device__ __forceinline__ float opaque(float value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+f"(value));
+#endif
+  return value;
+}
+
 /// 16 bytes that are read once: past L1, and first to leave L2.
 __device__ __forceinline__ uint4 load_once(const void* global) {
 #if defined(__CUDACC__)
@@ -160,6 +219,13 @@ __device__ __forceinline__ uint4 load_once(const void* global) {
   return v;
 #else
   return *static_cast<const uint4*>(global);
+#endif
+}
+
+/// Asks for the 128 bytes around `global` to be brought to L2.
+__device__ __forceinline__ void prefetch_l2([[maybe_unused]] const void* global) {
+#if defined(__CUDACC__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 #endif
 }
 

@@ -2,6 +2,8 @@
 // meet at different lines, with different masks or not at all are reported.
 #pragma once
 
+#include <algorithm>
+#include <climits>
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -168,4 +170,22 @@ inline int __any_sync(unsigned mask, int predicate, EMU_SITE_PARAMETERS) {
 }
 inline int __all_sync(unsigned mask, int predicate, EMU_SITE_PARAMETERS) {
   return __ballot_sync(mask, !predicate, emu_file, emu_line) == 0;
+}
+
+/// The lanes of `mask` that hold the same value.
+inline unsigned __match_any_sync(unsigned mask, int value, EMU_SITE_PARAMETERS) {
+  return emu::meet_in_warp<int, unsigned>(mask, value, EMU_SITE("__match_any_sync"), [](int* in, unsigned* out, unsigned lanes) {
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      for (unsigned other = 0; other < 32; ++other) out[lane] |= (lanes >> other & 1 && in[other] == in[lane] ? 1u : 0u) << other;
+    }
+  });
+}
+
+/// The largest value of the lanes of `mask`.
+inline int __reduce_max_sync(unsigned mask, int value, EMU_SITE_PARAMETERS) {
+  return emu::meet_in_warp<int, int>(mask, value, EMU_SITE("__reduce_max_sync"), [](int* in, int* out, unsigned lanes) {
+    int largest = INT_MIN;
+    for (unsigned lane = 0; lane < 32; ++lane) largest = lanes >> lane & 1 ? std::max(largest, in[lane]) : largest;
+    for (unsigned lane = 0; lane < 32; ++lane) out[lane] = largest;
+  });
 }

@@ -77,6 +77,17 @@ void ldmatrix(uint32_t (&r)[4], const void* row, bool transposed, const Site& si
   for (int i = 0; i < 4; ++i) r[i] = got.r[i];
 }
 
+uint32_t transpose_8x8(uint32_t elements, const Site& site) {
+  return meet_in_warp<uint32_t, uint32_t>(~0u, elements, site, [](uint32_t* in, uint32_t* out, unsigned) {
+    for (int lane = 0; lane < 32; ++lane) {
+      const int row = lane / 4, column = 2 * (lane % 4);  // of the result: element (i, row) of what came in, i = column and the next
+      const uint32_t low = in[4 * column + row / 2] >> 16 * (row % 2) & 0xffffu;
+      const uint32_t high = in[4 * (column + 1) + row / 2] >> 16 * (row % 2) & 0xffffu;
+      out[lane] = low | high << 16;
+    }
+  });
+}
+
 namespace {
 
 struct Operands {

@@ -20,6 +20,7 @@ void cp_async_commit();
 void cp_async_wait(int newest);
 
 void ldmatrix(uint32_t (&r)[4], const void* row, bool transposed, const Site& site);
+uint32_t transpose_8x8(uint32_t elements, const Site& site);
 void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t), const Site& site);
 
 }  // namespace emu
