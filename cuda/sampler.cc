@@ -10,6 +10,7 @@
 
 #include "backend/sampling_math.h"
 #include "cuda/device_memory.h"
+#include "cuda/feed_tokens.h"
 
 namespace pagoda::cuda {
 namespace {
@@ -138,7 +139,8 @@ SampleLayout::SampleLayout(int64_t vocab) {
   groups = align(saved + list_bytes / kEntryBytes * sizeof(float), 256);
   sums = align(groups + kRows * chunks * kChunkGroups * sizeof(uint32_t), 256);
   list = align(sums + kRows * chunks * sizeof(Mass), 256);
-  bytes = align(list + kRows * static_cast<size_t>(sample_list_capacity(vocab)) * sizeof(Mass), 256);
+  drawn = align(list + kRows * static_cast<size_t>(sample_list_capacity(vocab)) * sizeof(Mass), 256);
+  bytes = align(drawn + static_cast<size_t>(kMaxDrawn) * sizeof(int32_t), 256);
 }
 
 Sampler::Sampler(std::function<Buffer(size_t)> allocate) : allocate_(std::move(allocate)) {}
@@ -267,12 +269,18 @@ void Sampler::launch_part(const Queue& queue, const Tensor& logits, const Sample
   check(cudaMemcpyAsync(device.states, pinned, static_cast<size_t>(host.end - pinned), cudaMemcpyHostToDevice, queue.stream),
         "uploading what to sample");
   run_passes(queue, work, Passes(host.tasks, rows));
+  keep_tokens(queue, work, reinterpret_cast<int32_t*>(memory + layout.drawn) + part.begin);
   const size_t bytes = tops * sizeof(TopEntry) + static_cast<size_t>(rows) * sizeof(SampleState);
   check(cudaMemcpyAsync(slot.download.get(), work.tops, bytes, cudaMemcpyDeviceToHost, queue.stream), "downloading samples");
   check(cudaEventRecord(slot.done, queue.stream), "recording a sample");
   slot.launch = &launch;
   slot.part = part;
   slot.tasks = host.tasks;
+}
+
+void Sampler::feed(const Queue& queue, int32_t* ids, const int32_t* sources, int64_t n) {
+  const std::byte* drawn = static_cast<const std::byte*>(memory_.get()) + SampleLayout(vocab_).drawn;
+  feed_tokens(queue, ids, sources, reinterpret_cast<const int32_t*>(drawn), n);
 }
 
 void Sampler::finish(Slot& slot) {
@@ -291,6 +299,8 @@ void Sampler::finish(Slot& slot) {
 void Sampler::launch(const Queue& queue, const Tensor& logits, const SampleBatch& batch) {
   ensure(num_launches_ < kMaxLaunches, "a sampler has at most ", kMaxLaunches, " launches on their way");
   require(batch.max_top <= kMaxTop, "the best logits of a row are at most ", kMaxTop, ", got ", batch.max_top);
+  require(std::cmp_less_equal(batch.rows.size(), SampleLayout::kMaxDrawn), "a batch has at most ", SampleLayout::kMaxDrawn,
+          " rows to sample, got ", batch.rows.size());
   prepare(batch.vocab_size);
   Launch& launch = launches_[(first_launch_ + num_launches_) % kMaxLaunches];
   const auto num_rows = static_cast<int64_t>(batch.rows.size());

@@ -20,7 +20,8 @@ namespace pagoda::cuda {
 struct SampleLayout {
   explicit SampleLayout(int64_t vocab);
 
-  static constexpr int64_t kMaxRows = 256;  ///< of one part of a batch
+  static constexpr int64_t kMaxRows = 256;              ///< of one part of a batch
+  static constexpr int64_t kMaxDrawn = (1 << 16) + 64;  ///< rows of a batch: sequences and prompt positions
 
   size_t list_bytes;    ///< room for a part's edits, counts and masks; at least for any one row's
   size_t upload_bytes;  ///< room for states, tasks and those lists
@@ -29,6 +30,7 @@ struct SampleLayout {
   size_t groups;
   size_t sums;
   size_t list;
+  size_t drawn;
   size_t bytes;
 };
 
@@ -50,6 +52,9 @@ class Sampler {
   void launch(const Queue& queue, const Tensor& logits, const SampleBatch& batch);
   /// Waits for the oldest launch and takes its result. Throws DeviceError.
   void collect(SampleResult& result);
+  /// ids[t] = the token of row sources[t] of the newest launch, for t in [0, n) with sources[t] >= 0; ids and sources lie on the
+  /// device. Only enters the queue.
+  void feed(const Queue& queue, int32_t* ids, const int32_t* sources, int64_t n);
 
   static size_t device_bytes(int64_t vocab_size) { return SampleLayout(vocab_size).bytes; }
 
