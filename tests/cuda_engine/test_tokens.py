@@ -1,0 +1,48 @@
+"""The emulated GPU continues prompts with the CPU's tokens: every architecture, every way of storing weights that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from cuda_engine.comparison import GREEDY, clear_prompts, engine, tokens_of
+from e2e.references import prompt_logprobs
+from e2e.tiny_models import TinyModel
+from e2e.tiny_table import DIRECTORIES
+
+LENGTHS = [21, 6]
+WITH_EXPERTS = [name for name in DIRECTORIES if any(word in name for word in ("moe", "mixtral", "gpt-oss"))]
+
+
+@pytest.mark.parametrize("name", sorted(DIRECTORIES))
+def test_an_architecture_gives_the_tokens_of_the_cpu(name: str, tiny: Callable[[str], TinyModel]) -> None:
+    model = tiny(name)
+    prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size, has_experts=name in WITH_EXPERTS)
+    # Chunks of 16 tokens, and too few blocks for both requests: one is preempted and computed again from its cached prefix.
+    options = {"max_num_batched_tokens": 16, "block_size": 4, "num_kv_blocks": 8, "prefix_cache": True}
+    with engine(model.path, "cuda-emu", **options) as llm:
+        assert llm.describe()["device"] == "emulated GPU"
+        assert tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False)) == expected
+        assert llm.stats()["num_preemptions"] > 0
+        logprobs = prompt_logprobs(llm, prompts[0])
+    with engine(model.path, "cpu") as llm:
+        assert (logprobs - prompt_logprobs(llm, prompts[0])).abs().median() < 0.05
+
+
+@pytest.mark.parametrize("fmt", ["q8_0", "q4_0", "q4_1", "q5_0", "f16"])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_gguf_file_gives_the_tokens_of_the_cpu(name: str, fmt: str, tiny_gguf: Callable[[str, str], TinyModel]) -> None:
+    model = tiny_gguf(name, fmt)
+    prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size)
+    with engine(model.path, "cuda-emu") as llm:
+        assert tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False)) == expected
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["f16", "fp8"])
+def test_other_types_of_kv_cache_give_the_tokens_of_the_cpu(kv_cache_dtype: str, tiny: Callable[[str], TinyModel]) -> None:
+    model = tiny("llama")
+    prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size)
+    with engine(model.path, "cuda-emu", kv_cache_dtype=kv_cache_dtype) as llm:
+        got = tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False))
+    num_equal = sum(a == b for own, cpu in zip(got, expected, strict=True) for a, b in zip(own, cpu, strict=True))
+    assert got == expected if kv_cache_dtype == "f16" else num_equal >= len(LENGTHS) * GREEDY.max_tokens // 2
