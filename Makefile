@@ -13,9 +13,11 @@ FUZZ_SECONDS ?= 30
 # Folders are listed too: their time changes when a file is removed.
 SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake cpp $(wildcard cuda) py -name __pycache__ -prune -o -print)
 CMAKE_TESTS := cmake -S . -G Ninja -DPAGODA_TESTS=ON -DPAGODA_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY)
+CMAKE_PYBIND = -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 
 .DELETE_ON_ERROR:
-.PHONY: serve chat bench test test-cpp test-python test-sanitize fuzz lint format clean help install
+.PHONY: serve chat bench bench-gpu test test-cpp test-cuda test-gpu test-python test-sanitize build-tests build-cuda fuzz lint format
+.PHONY: clean help install
 
 serve: $(VENV)/package.stamp  ## build, install and start the server on 127.0.0.1:8000 (ARGS="..." are its flags)
 	@exec $(PY) -m enginectl serve $(ARGS)
@@ -28,13 +30,19 @@ bench: $(VENV)/package.stamp  ## measure speed on this machine
 
 install: $(VENV)/package.stamp  ## build and install into .venv
 
-test: test-cpp test-python  ## all C++ and Python tests
+test: test-cpp test-cuda test-python  ## all tests that need no GPU
 
-test-cpp: $(VENV)/base.stamp  ## C++ tests
+build-tests: $(VENV)/base.stamp
 	@tools/prerequisites.sh $(PYTHON) gtest
-	@tools/quietly.sh "configuring the C++ tests" $(CMAKE_TESTS) -B build/tests -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
+	@tools/quietly.sh "configuring the C++ tests" $(CMAKE_TESTS) -B build/tests -DPAGODA_CUDA=OFF $(CMAKE_PYBIND)
 	@tools/quietly.sh "building the C++ tests" cmake --build build/tests -j $(JOBS)
-	@echo "== running the C++ tests" && tools/run_ctest.sh build/tests $(JOBS)
+
+test-cpp: build-tests  ## C++ tests
+	@echo "== running the C++ tests" && tools/run_ctest.sh build/tests $(JOBS) -LE cuda-emu
+
+test-cuda: build-tests $(VENV)/package.stamp $(VENV)/test.stamp  ## CUDA kernels and engine, emulated on the CPU
+	@echo "== running the CUDA tests under emulation" && tools/run_ctest.sh build/tests $(JOBS) -L cuda-emu
+	@$(PY) -m pytest -q tests/cuda_engine $(ARGS)
 
 test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end tests
 	@echo "== running the Python tests" && $(PY) -m pytest -q $(ARGS)
@@ -44,6 +52,15 @@ test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-
 	@tools/quietly.sh "configuring with sanitizers" $(CMAKE_TESTS) -B build/asan -DPAGODA_PYTHON=OFF -DPAGODA_SANITIZE=address,undefined
 	@tools/quietly.sh "building with sanitizers" cmake --build build/asan -j $(JOBS)
 	@echo "== running the C++ tests under sanitizers" && tools/run_ctest.sh build/asan $(JOBS)
+
+build-cuda: $(VENV)/base.stamp $(VENV)/cuda-check.stamp  ## compile the CUDA kernels with nvcc and check what came out (needs nvcc, no GPU)
+	@tools/prerequisites.sh $(PYTHON) gtest
+	@tools/quietly.sh "configuring with CUDA" $(CMAKE_TESTS) -B build/cuda -DPAGODA_CUDA=ON $(CMAKE_PYBIND)
+	@tools/quietly.sh "building with nvcc" cmake --build build/cuda -j $(JOBS)
+	@$(PY) tools/check_cuda.py build/cuda
+
+test-gpu: build-cuda  ## device tests on a real GPU
+	@echo "== running the tests on the GPU" && tools/run_ctest.sh build/cuda 1 -L gpu
 
 fuzz: $(VENV)/package.stamp $(VENV)/fuzz.stamp  ## run every fuzzer on its corpus for FUZZ_SECONDS=30 (needs clang++)
 	@tools/fuzz.sh $(PY) $(FUZZ_SECONDS) $(JOBS)
@@ -80,6 +97,10 @@ $(VENV)/test.stamp: $(VENV)/base.stamp
 
 $(VENV)/fuzz.stamp: $(VENV)/base.stamp
 	@tools/quietly.sh "installing the fuzzing packages" tools/install_extra.sh $(PY) fuzz
+	@touch $@
+
+$(VENV)/cuda-check.stamp: $(VENV)/base.stamp
+	@tools/quietly.sh "installing the disassembler of CUDA code" tools/install_extra.sh $(PY) cuda-check
 	@touch $@
 
 $(VENV)/lint.stamp: $(VENV)/base.stamp
