@@ -38,6 +38,7 @@ void paged_attention(const Queue& queue, const Tensor& out, const Tensor& q, con
   if (batch.num_tokens == 0) return;
   AttentionParams p;
   p.q = q.as<const Bf16>();
+  p.num_tokens = batch.num_tokens;
   p.q_stride = q.row_stride;
   p.out = out.as<Bf16>();
   p.out_stride = out.row_stride;

@@ -21,6 +21,7 @@ constexpr int kAttentionLeaf = 256;  ///< keys
 /// Plain data for the kernels, the same for all of an operation's work.
 struct AttentionParams {
   const Bf16* q = nullptr;  ///< [T, num_heads * head_dim], rows q_stride apart
+  int64_t num_tokens = 0;   ///< T; 0: not known, and attention_prefill_sm90a.cu does not apply
   int64_t q_stride = 0;
   Bf16* out = nullptr;  ///< [T, num_heads * head_dim], rows out_stride apart
   int64_t out_stride = 0;

@@ -72,6 +72,7 @@ class AttentionProblem {
     partials_.assign(attention_partial_bytes_bound(num_partials) / 4, std::nanf(""));
     AttentionParams p;
     p.q = reinterpret_cast<const Bf16*>(q_.bytes.data());
+    p.num_tokens = q_.rows;
     p.q_stride = q_.row_stride;
     p.out = reinterpret_cast<Bf16*>(out_.bytes.data());
     p.out_stride = out_.row_stride;
