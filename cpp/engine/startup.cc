@@ -41,8 +41,13 @@ MemoryPlan plan_engine(const std::string& path, const EngineOptions& options) {
 StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
                            const LoadProgress& progress, const StartFolders& folders) {
   options.validate();
+  return start_engine(open_checkpoint(path, options.weight_format), options, eos_tokens, progress, folders);
+}
+
+StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+                           const LoadProgress& progress, const StartFolders& folders) {
+  options.validate();
   const DeviceChoice choice(options, folders);
-  Checkpoint checkpoint = open_checkpoint(path, options.weight_format);
   for (int32_t token : eos_tokens) checkpoint.config.add_eos_token("the tokenizer's end-of-sequence token", token);
   std::unique_ptr<Backend> backend = choice.make_backend();
   StartedEngine started;

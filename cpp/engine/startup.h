@@ -30,5 +30,8 @@ struct StartedEngine {
 /// Throws InvalidArgument for a bad model or option, DeviceError when the device fails.
 StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
                            const LoadProgress& progress, const StartFolders& folders = {});
+/// The same with a checkpoint that is open already; options.weight_format is not read.
+StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+                           const LoadProgress& progress, const StartFolders& folders = {});
 
 }  // namespace pagoda
