@@ -1,0 +1,23 @@
+// Prefill attention for heads of up to 64 elements.
+#include "cuda/attention_prefill.cuh"
+#include "cuda/attention_prefill.h"
+
+namespace pagoda::cuda {
+
+template <class Kv>
+static void launch_as(const Queue& queue, const AttentionParams& params) {
+  launch_prefill_attention<PrefillShape<Kv, 64, 64, 2, 4, 2>>(queue, params);
+}
+
+void prefill_attention_64(const Queue& queue, const AttentionParams& params, DType kv_dtype) {
+  switch (kv_dtype) {
+    case DType::f16:
+      return launch_as<F16>(queue, params);
+    case DType::f8_e4m3:
+      return launch_as<E4m3>(queue, params);
+    default:
+      return launch_as<Bf16>(queue, params);
+  }
+}
+
+}  // namespace pagoda::cuda
