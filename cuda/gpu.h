@@ -209,6 +209,25 @@ __device__ __forceinline__ float opaque(float value) {
   return value;
 }
 
+/// The same for a pointer to global memory.
+template <class T>
+__device__ __forceinline__ const T* opaque(const T* global) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+l"(global));
+#endif
+  return global;
+}
+/// The same for a pointer to shared memory: the compiler keeps it in one register instead of making it anew for every access.
+__device__ __forceinline__ unsigned char* opaque_shared(unsigned char* shared) {
+#if defined(__CUDACC__)
+  uint32_t address = shared_address(shared);
+  asm volatile("" : "+r"(address));
+  return static_cast<unsigned char*>(__cvta_shared_to_generic(address));
+#else
+  return shared;
+#endif
+}
+
 /// 16 bytes that are read once: past L1, and first to leave L2.
 __device__ __forceinline__ uint4 load_once(const void* global) {
 #if defined(__CUDACC__)

@@ -1,0 +1,138 @@
+// Random weight matrices in the formats of cuda/matrix.h, and products with them in double precision.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "core/dtype.h"
+#include "cuda/matrix.h"
+#include "emulation_support.h"
+
+namespace pagoda::cuda {
+
+constexpr MatrixFormat kMatrixFormats[] = {MatrixFormat::bf16, MatrixFormat::q8, MatrixFormat::q4};
+
+inline const char* matrix_format_name(MatrixFormat format) {
+  return format == MatrixFormat::bf16 ? "bf16" : format == MatrixFormat::q8 ? "q8" : "q4";
+}
+
+/// Memory aligned like the device's.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(size_t bytes) : lines_((bytes + sizeof(Line) - 1) / sizeof(Line)) {}
+  std::byte* data() { return reinterpret_cast<std::byte*>(lines_.data()); }
+  const std::byte* data() const { return reinterpret_cast<const std::byte*>(lines_.data()); }
+
+ private:
+  struct alignas(256) Line {
+    std::byte bytes[256];
+  };
+  std::vector<Line> lines_;
+};
+
+/// A matrix of values about 1 / sqrt(cols) in size. What lies behind `cols` is zero.
+class HostMatrix {
+ public:
+  HostMatrix(MatrixFormat format, int64_t rows, int64_t cols, std::mt19937& random)
+      : matrix_{format, rows, cols, matrix_stride(cols), nullptr, nullptr},
+        values_(matrix_value_bytes(format, rows * matrix_stride(cols))),
+        scales_(matrix_scale_bytes(format, rows * matrix_stride(cols))) {
+    matrix_.values = values_.data();
+    matrix_.scales = format == MatrixFormat::bf16 ? nullptr : scales_.data();
+    const float size = 1 / std::sqrt(static_cast<float>(cols));
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t block = 0; block < matrix_.stride / 32; ++block) fill_block(row, block, size, random);
+    }
+  }
+
+  const Matrix& matrix() const { return matrix_; }
+
+  /// The value that a product sees: rounded to bf16, zero behind `cols`.
+  float value(int64_t row, int64_t col) const {
+    const int64_t at = row * matrix_.stride + col, block = at / 32, i = at % 32;
+    switch (matrix_.format) {
+      case MatrixFormat::bf16:
+        return bf16_to_float(get<uint16_t>(values_, at));
+      case MatrixFormat::q8:
+        return round(scale(block) * static_cast<float>(get<int8_t>(values_, at)));
+      case MatrixFormat::q4: {
+        const uint8_t byte = get<uint8_t>(values_, 16 * block + i % 16);
+        const int n = i < 16 ? byte & 0xf : byte >> 4;
+        return round(std::fma(scale(2 * block), static_cast<float>(n), scale(2 * block + 1)));
+      }
+    }
+    return 0;
+  }
+
+  /// Sets a block of q8 or q4: its scales and the codes of its 32 values (q8: as signed, q4: below 16).
+  void set_block(int64_t row, int64_t block, float d, float m, std::span<const int> codes) {
+    const int64_t at = row * matrix_.stride / 32 + block;
+    for (int i = 0; i < 32; ++i) {
+      if (matrix_.format == MatrixFormat::q8) {
+        put(values_, 32 * at + i, static_cast<int8_t>(codes[static_cast<size_t>(i)]));
+      } else {
+        const int64_t place = 16 * at + i % 16;
+        const auto before = i < 16 ? uint8_t{0} : get<uint8_t>(values_, place);
+        put(values_, place, static_cast<uint8_t>(before | codes[static_cast<size_t>(i)] << (i < 16 ? 0 : 4)));
+      }
+    }
+    if (matrix_.format == MatrixFormat::q8) return put(scales_, at, float_to_f16(d));
+    put(scales_, 2 * at, float_to_f16(d));
+    put(scales_, 2 * at + 1, float_to_f16(m));
+  }
+
+ private:
+  template <class T>
+  static T get(const AlignedBytes& bytes, int64_t at) {
+    T value;
+    std::memcpy(&value, bytes.data() + static_cast<size_t>(at) * sizeof(T), sizeof(T));
+    return value;
+  }
+  template <class T>
+  static void put(AlignedBytes& bytes, int64_t at, T value) {
+    std::memcpy(bytes.data() + static_cast<size_t>(at) * sizeof(T), &value, sizeof(T));
+  }
+  static float round(float value) { return bf16_to_float(float_to_bf16(value)); }
+  float scale(int64_t at) const { return f16_to_float(get<uint16_t>(scales_, at)); }
+
+  void fill_block(int64_t row, int64_t block, float size, std::mt19937& random) {
+    std::normal_distribution<float> normal(0, size);
+    const int64_t used = std::min<int64_t>(32, matrix_.cols - 32 * block);
+    if (matrix_.format == MatrixFormat::bf16) {
+      for (int64_t i = 0; i < used; ++i) {
+        put(values_, row * matrix_.stride + 32 * block + i, float_to_bf16(normal(random)));
+      }
+      return;
+    }
+    if (used <= 0) return;
+    const bool q8 = matrix_.format == MatrixFormat::q8;
+    std::vector<int> codes(32, 0);
+    std::uniform_int_distribution<int> code(q8 ? -127 : 0, q8 ? 127 : 15);
+    for (int64_t i = 0; i < used; ++i) codes[static_cast<size_t>(i)] = code(random);
+    const float d = normal(random) / (q8 ? 70.0f : 5.0f);
+    set_block(row, block, d, -7.5f * d + normal(random) / 4, codes);
+  }
+
+  Matrix matrix_;
+  AlignedBytes values_, scales_;
+};
+
+/// One element of x * weight^T and what it may be off by in f32: a few roundings of the sum of the products' sizes.
+struct Product {
+  double value = 0, error = 0;
+};
+inline Product exact_product(const HostMatrix& weight, int64_t row, const HostTensor& x, int64_t token) {
+  double sum = 0, size = 0;
+  for (int64_t col = 0; col < weight.matrix().cols; ++col) {
+    const double product = double{weight.value(row, col)} * double{x.get(token, col)};
+    sum += product;
+    size += std::abs(product);
+  }
+  return {sum, 4e-6 * size + 1e-30};
+}
+
+}  // namespace pagoda::cuda
