@@ -13,6 +13,7 @@ FUZZ_SECONDS ?= 30
 # Folders are listed too: their time changes when a file is removed.
 SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake cpp $(wildcard cuda) py -name __pycache__ -prune -o -print)
 CMAKE_TESTS := cmake -S . -G Ninja -DPAGODA_TESTS=ON -DPAGODA_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY)
+CUDA_TARGETS := pagoda_cuda_device gpu_kernels_bench gpu_engine_bench _core
 CMAKE_PYBIND = -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 
 .DELETE_ON_ERROR:
@@ -53,14 +54,19 @@ test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-
 	@tools/quietly.sh "building with sanitizers" cmake --build build/asan -j $(JOBS)
 	@echo "== running the C++ tests under sanitizers" && tools/run_ctest.sh build/asan $(JOBS)
 
-build-cuda: $(VENV)/base.stamp $(VENV)/cuda-check.stamp  ## compile the CUDA kernels with nvcc and check what came out (needs nvcc, no GPU)
+build-cuda: $(VENV)/base.stamp $(VENV)/cuda-check.stamp  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
 	@tools/prerequisites.sh $(PYTHON) gtest
 	@tools/quietly.sh "configuring with CUDA" $(CMAKE_TESTS) -B build/cuda -DPAGODA_CUDA=ON $(CMAKE_PYBIND)
-	@tools/quietly.sh "building with nvcc" cmake --build build/cuda -j $(JOBS)
+	@tools/quietly.sh "building with nvcc" cmake --build build/cuda -j $(JOBS) --target $(CUDA_TARGETS)
 	@$(PY) tools/check_cuda.py build/cuda
+	@$(PY) tools/check_without_gpu.py build/cuda
 
-test-gpu: build-cuda  ## device tests on a real GPU
+test-gpu: build-cuda  ## the device suite on a real GPU
 	@echo "== running the tests on the GPU" && tools/run_ctest.sh build/cuda 1 -L gpu
+
+bench-gpu: build-cuda  ## the device benchmarks on a real GPU, into bench/results/local
+	@mkdir -p bench/results/local
+	@for bench in kernels engine; do build/cuda/bench/gpu/gpu_$${bench}_bench --out=bench/results/local/$$bench.json $(ARGS) || exit; done
 
 fuzz: $(VENV)/package.stamp $(VENV)/fuzz.stamp  ## run every fuzzer on its corpus for FUZZ_SECONDS=30 (needs clang++)
 	@tools/fuzz.sh $(PY) $(FUZZ_SECONDS) $(JOBS)
