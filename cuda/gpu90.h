@@ -175,6 +175,16 @@ __device__ __forceinline__ void wgmma_fence() {
 #endif
 }
 
+/// The compiler knows nothing of products that are on their way. Called before a wgmma_fence it keeps what was computed into
+/// these registers before it, called after a wgmma_wait what is computed from them behind it.
+template <class T, int kCount>
+__device__ __forceinline__ void wgmma_hold([[maybe_unused]] T (&registers)[kCount]) {
+#if defined(__CUDACC__)
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) registers[i] = opaque(registers[i]);
+#endif
+}
+
 /// Closes the group of the products started so far.
 __device__ __forceinline__ void wgmma_commit() {
 #if defined(__CUDACC__)

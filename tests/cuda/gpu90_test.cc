@@ -70,6 +70,7 @@ __device__ void multiply_stages(float (&sums)[64], int rows, int steps, unsigned
     const unsigned char* from = shared + stage * 2 * Product::kMatrixBytes;
     const uint64_t a = gpu::matrix_descriptor(from + rows * 128, 16);
     const uint64_t b = gpu::matrix_descriptor(from + Product::kMatrixBytes, 64 * 128);
+    gpu::wgmma_hold(sums);
     gpu::wgmma_fence();
 #pragma unroll
     for (unsigned k = 0; k < Product::kDepth / 16; ++k) {
@@ -79,6 +80,7 @@ __device__ void multiply_stages(float (&sums)[64], int rows, int steps, unsigned
     gpu::wgmma_commit();
     if (kMistake == Mistake::early_release && threadIdx.x % 32 == 0) gpu::mbarrier_arrive(empty + stage);
     if (kMistake != Mistake::no_wait_for_products || step + 1 < steps) gpu::wgmma_wait<0>();
+    gpu::wgmma_hold(sums);
     if (kMistake != Mistake::early_release && threadIdx.x % 32 == 0) gpu::mbarrier_arrive(empty + stage);
   }
 }

@@ -186,6 +186,9 @@ __global__ void __launch_bounds__(128) wgmma_kernel(const uint16_t* a, const uin
   }
   const uint64_t a_matrix = gpu::matrix_descriptor(a_at, 16);
   const uint64_t b_matrix = gpu::matrix_descriptor(b_at, kMajor == gpu::Major::k ? 16 : 64 * 128);
+  gpu::wgmma_hold(sums);
+#pragma unroll
+  for (auto& fragment : fragments) gpu::wgmma_hold(fragment);
   gpu::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
@@ -201,6 +204,7 @@ __global__ void __launch_bounds__(128) wgmma_kernel(const uint16_t* a, const uin
   }
   gpu::wgmma_wait<1>();
   gpu::wgmma_wait<0>();
+  gpu::wgmma_hold(sums);
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) d[element(i)] = sums[i];
 }

@@ -136,23 +136,23 @@ bool run_warp(Block& block, unsigned first) {
   return moved;
 }
 
-/// Lets the effects happen that are due, or the next one if threads are `stuck`. Returns whether there was any to come.
+/// Lets the effects happen that are due, or the next one if threads are `stuck`. Returns whether there was any.
 bool let_effects_happen(Block& block, bool stuck) {
   std::vector<Effect>& effects = block.effects;
-  if (effects.empty()) return false;
+  const size_t before = effects.size();
   const auto happen = [&](std::vector<Effect>::iterator effect) {
-    const std::function<void()> happen = std::move(effect->happen);
+    const std::function<void()> now = std::move(effect->happen);
     effects.erase(effect);
-    happen();
+    now();
   };
   const auto earlier = [](const Effect& a, const Effect& b) { return a.due < b.due; };
-  if (stuck) happen(std::min_element(effects.begin(), effects.end(), earlier));
+  if (stuck && before > 0) happen(std::min_element(effects.begin(), effects.end(), earlier));
   while (!effects.empty()) {
     const auto next = std::min_element(effects.begin(), effects.end(), earlier);
     if (next->due > block.clock) break;
     happen(next);
   }
-  return true;
+  return effects.size() != before;
 }
 
 void check_end(const Block& block) {
@@ -164,14 +164,29 @@ void check_end(const Block& block) {
   }
 }
 
+/// Says for each place where threads wait which one is the first there, and of how many.
 [[noreturn]] void report_deadlock(const Block& block) {
+  std::vector<std::pair<const Fiber*, unsigned>> places;
   for (const Fiber& fiber : block.fibers) {
     if (fiber.done) continue;
-    throw Fault("deadlock: thread " + std::to_string(fiber.index) + " of block " + std::to_string(block.index.x) + "," +
-                std::to_string(block.index.y) + "," + std::to_string(block.index.z) + " waits for ever in " +
-                describe(fiber.site));
+    const auto same = [&](const auto& place) {
+      const Site &a = place.first->site, &b = fiber.site;
+      return a.line == b.line && a.file && b.file && std::strcmp(a.file, b.file) == 0;
+    };
+    const auto known = std::find_if(places.begin(), places.end(), same);
+    if (known == places.end()) {
+      places.emplace_back(&fiber, 1);
+    } else {
+      ++known->second;
+    }
   }
-  throw Fault("deadlock without a waiting thread");
+  std::string text = "deadlock in block " + std::to_string(block.index.x) + "," + std::to_string(block.index.y) + "," +
+                     std::to_string(block.index.z);
+  for (const auto& [fiber, count] : places) {
+    text += "; thread " + std::to_string(fiber->index) + (count > 1 ? " and " + std::to_string(count - 1) + " others" : "") +
+            " for ever in " + describe(fiber->site);
+  }
+  throw Fault(text);
 }
 
 void run_block(Block& block, std::mt19937& random) {
@@ -198,7 +213,7 @@ void run_block(Block& block, std::mt19937& random) {
     for (unsigned i : order) {
       moved |= g_schedule > 1 && g_schedule % 2 ? run_warp(block, i / 32 * 32) : step(block, i);
       ++block.clock;
-      let_effects_happen(block, false);
+      moved |= let_effects_happen(block, false);
     }
     if (!moved && !let_effects_happen(block, true)) report_deadlock(block);
   }
