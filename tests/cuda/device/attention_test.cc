@@ -116,10 +116,12 @@ std::vector<float> rotate(Machine& machine, const RopeCase& c) {
 }
 
 TEST_F(Attention, queries_are_normed_and_rotated) {
-  for (const RopeCase& c : {RopeCase{4, 2, 64, 64}, RopeCase{4, 2, 64, 64, NormKind::rms, true, true},
-                            RopeCase{3, 1, 96, 48, NormKind::layer, true, true, true}, RopeCase{2, 2, 128, 128, NormKind::rms, true},
-                            RopeCase{2, 1, 256, 64}, RopeCase{2, 1, 80, 20, NormKind::layer, false, true}, RopeCase{1, 1, 18, 6}}) {
-    SCOPED_TRACE(::testing::Message() << c.num_heads << "/" << c.kv_heads << " heads of " << c.head_dim << ", " << c.rotary_dim);
+  for (const RopeCase& c :
+       {RopeCase{4, 2, 64, 64}, RopeCase{4, 2, 64, 64, NormKind::rms, true, true},
+        RopeCase{3, 1, 96, 48, NormKind::layer, true, true, true}, RopeCase{2, 2, 128, 128, NormKind::rms, true},
+        RopeCase{2, 1, 256, 64}, RopeCase{2, 1, 80, 20, NormKind::layer, false, true}, RopeCase{1, 1, 18, 6}}) {
+    SCOPED_TRACE(::testing::Message() << c.num_heads << "/" << c.kv_heads << " heads of " << c.head_dim << ", "
+                                      << c.rotary_dim);
     expect_same({0.003, 0.006}, [&](Machine& machine) { return rotate(machine, c); });
   }
 }

@@ -1,5 +1,5 @@
-// Bitwise equations on the device with `deterministic`: what a request gets does not depend on what else is computed with it, on
-// how its prompt was cut, or on whether a step was recorded.
+// Bitwise equations on the device with `deterministic`: what a request gets does not depend on what else is computed with it,
+// on how its prompt was cut, or on whether a step was recorded.
 #include "paged_run.h"
 #include "stored_matrix.h"
 
@@ -11,11 +11,14 @@ class Determinism : public DeviceTest {
   static std::vector<float> row_of(const std::vector<float>& values, int64_t row, int64_t cols) {
     return {values.begin() + row * cols, values.begin() + (row + 1) * cols};
   }
-  /// `operation` gives each row of an input [rows, cols] a row of `out_cols` values; any part of the rows must give the same bits.
-  void expect_rows_alone(int64_t rows, int64_t cols, int64_t out_cols, const std::function<Tensor(Machine&, const Tensor&)>& operation) {
+  /// `operation` gives each row of an input [rows, cols] a row of `out_cols` values; any part of the rows must give the same
+  /// bits.
+  void expect_rows_alone(int64_t rows, int64_t cols, int64_t out_cols,
+                         const std::function<Tensor(Machine&, const Tensor&)>& operation) {
     const std::vector<float> x = random_values(rows * cols, 1);
     const std::vector<float> all = gpu().read(operation(gpu(), gpu().activations(x, cols)));
-    for (const auto& [begin, end] : {std::pair{int64_t{0}, int64_t{1}}, {rows / 2, rows / 2 + 1}, {rows - 1, rows}, {rows / 3, rows}}) {
+    for (const auto& [begin, end] :
+         {std::pair{int64_t{0}, int64_t{1}}, {rows / 2, rows / 2 + 1}, {rows - 1, rows}, {rows / 3, rows}}) {
       const std::vector<float> part(x.begin() + begin * cols, x.begin() + end * cols);
       const std::vector<float> got = gpu().read(operation(gpu(), gpu().activations(part, cols)));
       const std::vector<float> expected(all.begin() + begin * out_cols, all.begin() + end * out_cols);
@@ -86,17 +89,24 @@ TEST_F(Determinism, products_by_expert_have_the_bits_of_plain_ones) {
     Weight experts = pack(machine, stored);
     experts.num_groups = kExperts;
     const auto integers = [&](int64_t n) { return static_cast<int32_t*>(machine.memory(static_cast<size_t>(n) * 4)); };
-    Routing routing{kExperts, kTopK, tokens, integers(tokens * kTopK), nullptr, integers(kExperts + 1), integers(tokens * kTopK),
+    Routing routing{kExperts,
+                    kTopK,
+                    tokens,
+                    integers(tokens * kTopK),
+                    nullptr,
+                    integers(kExperts + 1),
+                    integers(tokens * kTopK),
                     integers(tokens * kTopK)};
     routing.weights = machine.array(std::vector<float>(static_cast<size_t>(tokens * kTopK)));
     machine->route(routing, machine.floats(random_values(tokens * kExperts, 6), kExperts), {.top_k = kTopK});
     const std::vector<float> x = random_values(tokens * cols, 7);
     const Tensor out = machine.empty(machine.act(), tokens * kTopK, rows), input = machine.activations(x, cols);
-    void* workspace = machine.memory(machine->traits().grouped_linear_workspace(tokens * kTopK, cols, experts.part_formats,
-                                                                                ExpertInput::by_token));
+    void* workspace = machine.memory(
+        machine->traits().grouped_linear_workspace(tokens * kTopK, cols, experts.part_formats, ExpertInput::by_token));
     machine->grouped_linear(out, input, experts, nullptr, routing, ExpertInput::by_token, workspace);
     const std::vector<float> got = machine.read(out);
-    const std::vector<int32_t> chosen = machine.read(routing.experts, tokens * kTopK), places = machine.read(routing.places, tokens * kTopK);
+    const std::vector<int32_t> chosen = machine.read(routing.experts, tokens * kTopK),
+                               places = machine.read(routing.places, tokens * kTopK);
     for (unsigned e = 0; e < kExperts; ++e) {
       const Tensor plain = machine.empty(machine.act(), tokens, rows);
       multiply(machine, plain, input, pack(machine, {stored[e]}), nullptr);
@@ -139,7 +149,8 @@ TEST_F(Determinism, chunks_of_a_prompt_give_the_bits_of_the_whole) {
     SCOPED_TRACE(::testing::Message() << c);
     const std::vector<float> whole = attend(gpu(), c, [](PagedRun& run) { run.run_whole(); });
     for (const int chunk : is_emulated() ? std::vector{7, 32} : std::vector{7, 64, 100, 512}) {
-      EXPECT_TRUE(same_bits(whole, attend(gpu(), c, [&](PagedRun& run) { run.run_in_chunks(chunk); }))) << "chunks of " << chunk;
+      EXPECT_TRUE(same_bits(whole, attend(gpu(), c, [&](PagedRun& run) { run.run_in_chunks(chunk); })))
+          << "chunks of " << chunk;
     }
   }
 }
@@ -173,7 +184,12 @@ TEST_F(Determinism, a_row_is_sampled_alike_in_a_batch_and_alone) {
   SampleBatch batch;
   batch.vocab_size = vocab;
   for (int r = 0; r < num_rows; ++r) {
-    batch.rows.push_back({.temperature = 0.8f, .top_p = r % 2 ? 1 : 0.9f, .top_k = r % 3 ? 0 : 40, .key = 77, .counter = uint64_t(r), .num_top = 2});
+    batch.rows.push_back({.temperature = 0.8f,
+                          .top_p = r % 2 ? 1 : 0.9f,
+                          .top_k = r % 3 ? 0 : 40,
+                          .key = 77,
+                          .counter = uint64_t(r),
+                          .num_top = 2});
   }
   batch.max_top = 2;
   SampleResult all, alone;
@@ -181,7 +197,8 @@ TEST_F(Determinism, a_row_is_sampled_alike_in_a_batch_and_alone) {
   for (int r = 0; r < num_rows; r += 5) {
     SampleBatch one = batch;
     one.rows = {batch.rows[static_cast<size_t>(r)]};
-    gpu()->sample(gpu().floats({logits.begin() + int64_t{r} * vocab, logits.begin() + int64_t{r + 1} * vocab}, vocab), one, alone);
+    gpu()->sample(gpu().floats({logits.begin() + int64_t{r} * vocab, logits.begin() + int64_t{r + 1} * vocab}, vocab), one,
+                  alone);
     EXPECT_EQ(alone.rows[0].token, all.rows[static_cast<size_t>(r)].token);
     EXPECT_TRUE(same_bits({alone.rows[0].logprob}, {all.rows[static_cast<size_t>(r)].logprob}));
   }
@@ -193,7 +210,8 @@ TEST_F(Determinism, replayed_steps_give_the_bits_of_direct_ones) {
   Machine& machine = gpu();
   const Weight weight = pack(machine, {StoredMatrix(WeightFormat::q8_0, kCols, kCols, 3)});
   const float* ones = machine.array(std::vector<float>(kCols, 1.0f));
-  const Tensor x = machine.activations(std::vector<float>(kRows * kCols), kCols), y = machine.empty(machine.act(), kRows, kCols);
+  const Tensor x = machine.activations(std::vector<float>(kRows * kCols), kCols),
+               y = machine.empty(machine.act(), kRows, kCols);
   void* workspace = machine.memory(machine->traits().linear_workspace(kRows, kCols, kCols, weight.part_formats));
   const auto body = [&] {
     machine->norm(y, x, {NormKind::rms, ones, nullptr, 1e-5f});

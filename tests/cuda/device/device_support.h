@@ -1,6 +1,6 @@
-// What the tests on a device share: why they are skipped, machines (a backend with the arrays of a test in its memory) that carry
-// out the same operation, and the comparison of what came out. They know backend/backend.h only, so that they run unchanged on a
-// GPU and under the emulation.
+// What the tests on a device share: why they are skipped, machines (a backend with the arrays of a test in its memory) that
+// carry out the same operation, and the comparison of what came out. They know backend/backend.h only, so that they run
+// unchanged on a GPU and under the emulation.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -34,7 +34,8 @@ inline std::vector<std::string> library_folders() {
 }
 
 inline std::unique_ptr<Backend> make_gpu(bool deterministic = true) {
-  return make_cuda_backend({.device_index = 0, .deterministic = deterministic, .library_folders = library_folders(), .cache_folder = {}});
+  return make_cuda_backend(
+      {.device_index = 0, .deterministic = deterministic, .library_folders = library_folders(), .cache_folder = {}});
 }
 
 /// Normally distributed, rounded to bf16: a GPU's activations hold them as they are.
@@ -93,7 +94,8 @@ class Machine {
     std::vector<std::byte> bytes = raw(tensor);
     each_element(tensor, [&](size_t i, size_t at) {
       const uint16_t half = float_to_bf16(values[i]);
-      std::memcpy(&bytes[at], tensor.dtype == DType::f32 ? static_cast<const void*>(&values[i]) : &half, dtype_bytes(tensor.dtype));
+      std::memcpy(&bytes[at], tensor.dtype == DType::f32 ? static_cast<const void*>(&values[i]) : &half,
+                  dtype_bytes(tensor.dtype));
     });
     if (!bytes.empty()) backend_->upload(tensor.data, bytes.data(), bytes.size());
   }

@@ -1,5 +1,5 @@
-// A whole small model through the engine: the CPU's greedy tokens where the choice is clear, and bitwise the same answers however
-// requests are run.
+// A whole small model through the engine: the CPU's greedy tokens where the choice is clear, and bitwise the same answers
+// however requests are run.
 #include <map>
 
 #include "device_support.h"
@@ -49,7 +49,8 @@ class WholeModel : public DeviceTest {
     for (const int length : lengths) {
       Request request;
       request.id = std::to_string(all.size());
-      for (int i = 0; i < length; ++i) request.prompt.push_back(static_cast<int32_t>(random() % static_cast<unsigned>(shape().vocab)));
+      for (int i = 0; i < length; ++i)
+        request.prompt.push_back(static_cast<int32_t>(random() % static_cast<unsigned>(shape().vocab)));
       request.params.temperature = sampled ? 0.8 : 0;
       request.params.top_p = all.size() % 2 ? 0.9 : 1;
       request.params.repetition_penalty = sampled && all.size() % 3 == 2 ? 1.2 : 1;
@@ -62,7 +63,9 @@ class WholeModel : public DeviceTest {
     return all;
   }
 
-  StartedEngine start(const EngineOptions& options) { return start_engine(model_.checkpoint(), options, {}, {}, {library_folders(), {}}); }
+  StartedEngine start(const EngineOptions& options) {
+    return start_engine(model_.checkpoint(), options, {}, {}, {library_folders(), {}});
+  }
 
   static std::map<std::string, Answer> run(Engine& engine, const std::vector<Request>& requests) {
     std::map<std::string, Answer> answers;

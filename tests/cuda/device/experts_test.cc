@@ -18,12 +18,9 @@ std::ostream& operator<<(std::ostream& out, const Mixture& m) {
 }
 
 std::vector<Mixture> mixtures() {
-  std::vector<Mixture> all = {{8, 2, 1, {2, true, true, 1}},
-                              {8, 2, 37, {2, false, false, 1}},
-                              {60, 4, 5, {4, true, false, 2.5f}},
-                              {128, 8, 19, {8, true, true, 1}},
-                              {3, 3, 4, {3, false, false, 1}},
-                              {1, 1, 6, {1, true, false, 1}}};
+  std::vector<Mixture> all = {{8, 2, 1, {2, true, true, 1}},      {8, 2, 37, {2, false, false, 1}},
+                              {60, 4, 5, {4, true, false, 2.5f}}, {128, 8, 19, {8, true, true, 1}},
+                              {3, 3, 4, {3, false, false, 1}},    {1, 1, 6, {1, true, false, 1}}};
   if (!is_emulated()) all.insert(all.end(), {{128, 8, 2048, {8, true, true, 1}}, {32, 4, 300, {4, false, false, 1}}});
   return all;
 }
@@ -54,7 +51,9 @@ TEST_F(Experts, routes_are_equal) {
   for (const Mixture& m : mixtures()) {
     SCOPED_TRACE(::testing::Message() << m);
     const Routing expected = route(cpu(), m), got = route(gpu(), m);
-    const auto same = [&](auto* Routing::*array, int64_t n) { return cpu().read(expected.*array, n) == gpu().read(got.*array, n); };
+    const auto same = [&](auto* Routing::* array, int64_t n) {
+      return cpu().read(expected.*array, n) == gpu().read(got.*array, n);
+    };
     EXPECT_TRUE(same(&Routing::experts, expected.num_pairs()));
     EXPECT_TRUE(same(&Routing::expert_start, m.num_experts + 1));
     EXPECT_TRUE(same(&Routing::pairs, expected.num_pairs()));

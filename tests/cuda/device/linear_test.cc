@@ -29,12 +29,9 @@ std::ostream& operator<<(std::ostream& out, const Product& p) {
 }
 
 std::vector<Product> products() {
-  std::vector<Product> all = {{1, 64, 64},
-                              {1, 200, 256, true},
-                              {3, 96, 576, false, true},
-                              {16, 80, 128, false, false, 8},
-                              {17, 65, 96, true, true, 3},
-                              {70, 48, 64}};
+  std::vector<Product> all = {
+      {1, 64, 64}, {1, 200, 256, true}, {3, 96, 576, false, true}, {16, 80, 128, false, false, 8}, {17, 65, 96, true, true, 3},
+      {70, 48, 64}};
   if (!is_emulated()) {
     all.insert(all.end(), {{1, 4096, 4096},
                            {8, 6144, 4096, false, true},
@@ -75,15 +72,16 @@ TEST_F(Linear, odd_columns) {
     for (const int64_t tokens : {1, 5, 20}) {
       SCOPED_TRACE(::testing::Message() << tokens << " tokens, " << cols << " columns");
       const StoredMatrix stored(WeightFormat::bf16, 37, cols, 6);
-      expect_same({0.003, 0.008}, [&](Machine& machine) { return run(machine, {tokens, 37, cols, false, true}, stored, false); });
+      expect_same({0.003, 0.008},
+                  [&](Machine& machine) { return run(machine, {tokens, 37, cols, false, true}, stored, false); });
     }
   }
 }
 
 TEST_F(Linear, stacked_parts_and_reordered_rows) {
-  for (const auto& [first, second] :
-       {std::pair{WeightFormat::q8_0, WeightFormat::q8_0}, {WeightFormat::q4_0, WeightFormat::q4_1},
-        {WeightFormat::q8_0, WeightFormat::bf16}}) {
+  for (const auto& [first, second] : {std::pair{WeightFormat::q8_0, WeightFormat::q8_0},
+                                      {WeightFormat::q4_0, WeightFormat::q4_1},
+                                      {WeightFormat::q8_0, WeightFormat::bf16}}) {
     const StoredMatrix a(first, 40, 128, 1), b(second, 24, 128, 2);
     expect_same({0.004, 0.02}, [&](Machine& machine) {
       std::vector<WeightPart> parts{a.part(), b.part()};
@@ -100,7 +98,8 @@ TEST_F(Linear, stacked_parts_and_reordered_rows) {
 TEST_F(Linear, tuned_products) {
   std::vector<Product> all = {{1, 128, 64}, {5, 64, 128, true}, {40, 128, 128, false, true}};
   if (!is_emulated()) {
-    all = {{1, 4096, 4096}, {16, 6144, 4096, false, true}, {64, 28672, 4096}, {512, 4096, 14336}, {32, 32000, 2048, true, true}};
+    all = {
+        {1, 4096, 4096}, {16, 6144, 4096, false, true}, {64, 28672, 4096}, {512, 4096, 14336}, {32, 32000, 2048, true, true}};
   }
   for (const bool deterministic : {false, true}) {
     for (const Product& p : all) {

@@ -24,11 +24,11 @@ class Memory : public DeviceTest {
 };
 
 /// Bytes that the GPU has less than before.
-#define EXPECT_TAKEN(before, bytes)                     \
-  do {                                                  \
-    const size_t taken = (before) - free_bytes();       \
-    EXPECT_GE(taken, (bytes));                          \
-    EXPECT_LE(taken, (bytes) + kPage);                  \
+#define EXPECT_TAKEN(before, bytes)               \
+  do {                                            \
+    const size_t taken = (before) - free_bytes(); \
+    EXPECT_GE(taken, (bytes));                    \
+    EXPECT_LE(taken, (bytes) + kPage);            \
   } while (false)
 
 TEST_F(Memory, the_device_is_described) {

@@ -19,7 +19,7 @@ struct PagedCase {
   int window = 0;
   float soft_cap = 0;
   bool sinks = false;
-  bool rope = false;  ///< half of the head is rotated, q and k are normed before
+  bool rope = false;         ///< half of the head is rotated, q and k are normed before
   std::vector<int> lengths;  ///< context of each sequence at the end
 
   int qkv_cols() const { return (num_heads + 2 * kv_heads) * head_dim; }
@@ -28,8 +28,8 @@ struct PagedCase {
 
 inline std::ostream& operator<<(std::ostream& out, const PagedCase& c) {
   out << c.num_heads << "/" << c.kv_heads << " heads of " << c.head_dim << ", " << dtype_name(c.kv_dtype) << " in blocks of "
-      << c.block_size << ", window " << c.window << ", cap " << c.soft_cap << (c.sinks ? ", sinks" : "") << (c.rope ? ", rope" : "")
-      << ", lengths";
+      << c.block_size << ", window " << c.window << ", cap " << c.soft_cap << (c.sinks ? ", sinks" : "")
+      << (c.rope ? ", rope" : "") << ", lengths";
   for (const int length : c.lengths) out << " " << length;
   return out;
 }

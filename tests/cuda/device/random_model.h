@@ -1,5 +1,5 @@
-// Llama models of any size with random bf16 weights, made in memory: no file of weights, no download, no Python. Used by the device
-// tests and by bench/gpu.
+// Llama models of any size with random bf16 weights, made in memory: no file of weights, no download, no Python. Used by the
+// device tests and by bench/gpu.
 #pragma once
 
 #include <cmath>
@@ -26,8 +26,8 @@ struct ModelShape {
   int64_t max_context = 0;
 };
 
-/// Owns the numbers; checkpoints that it made must not outlive it. All tensors are windows, each begun elsewhere, of one array of
-/// normally distributed numbers, so that a large model costs the time and memory of its largest tensor.
+/// Owns the numbers; checkpoints that it made must not outlive it. All tensors are windows, each begun elsewhere, of one array
+/// of normally distributed numbers, so that a large model costs the time and memory of its largest tensor.
 class RandomModel {
  public:
   RandomModel(const ModelShape& shape, unsigned seed) : shape_(shape) {
@@ -45,7 +45,8 @@ class RandomModel {
   }
 
   Checkpoint checkpoint() const {
-    const std::filesystem::path folder = std::filesystem::temp_directory_path() / str("pagoda-random-model-", std::random_device{}());
+    const std::filesystem::path folder =
+        std::filesystem::temp_directory_path() / str("pagoda-random-model-", std::random_device{}());
     std::filesystem::create_directories(folder);
     std::ofstream(folder / "config.json") << config();
     Checkpoint checkpoint = open_checkpoint(folder.string(), make_memory_weights("random weights", tensors_));
@@ -64,8 +65,8 @@ class RandomModel {
   static constexpr size_t kWindows = 65536;
 
   std::string config() const {
-    return str(R"({"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-5, "rope_theta": 500000, "vocab_size": )", shape_.vocab,
-               R"(, "hidden_size": )", shape_.hidden, R"(, "intermediate_size": )", shape_.intermediate,
+    return str(R"({"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-5, "rope_theta": 500000, "vocab_size": )",
+               shape_.vocab, R"(, "hidden_size": )", shape_.hidden, R"(, "intermediate_size": )", shape_.intermediate,
                R"(, "num_hidden_layers": )", shape_.num_layers, R"(, "num_attention_heads": )", shape_.num_heads,
                R"(, "num_key_value_heads": )", shape_.kv_heads, R"(, "head_dim": )", shape_.head_dim,
                R"(, "max_position_embeddings": )", shape_.max_context, "}");
@@ -95,7 +96,8 @@ class RandomModel {
     for (const int64_t size : shape) numel *= size;
     const size_t begin = tensors_.size() * 7919 % kWindows;
     const uint16_t* data = shape.size() == 1 ? ones_.data() : numbers_.data() + begin;
-    tensors_.push_back({std::move(name), "BF16", std::move(shape), reinterpret_cast<const std::byte*>(data), static_cast<size_t>(numel) * 2});
+    tensors_.push_back(
+        {std::move(name), "BF16", std::move(shape), reinterpret_cast<const std::byte*>(data), static_cast<size_t>(numel) * 2});
   }
 
   ModelShape shape_;

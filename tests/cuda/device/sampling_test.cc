@@ -70,14 +70,16 @@ class RandomRows {
     row.edits_begin = row.edits_end = static_cast<int32_t>(batch.edits.size());
     row.counts_begin = row.counts_end = static_cast<int32_t>(batch.counts.size());
     if (once_in(3)) {
-      for (int i = below(9); i >= 0; --i) batch.edits.push_back({below(vocab), once_in(3) ? -kInfinity : one_of({-3, 0.5f, 100})});
+      for (int i = below(9); i >= 0; --i)
+        batch.edits.push_back({below(vocab), once_in(3) ? -kInfinity : one_of({-3, 0.5f, 100})});
       row.edits_end = static_cast<int32_t>(batch.edits.size());
     }
     if (once_in(3)) {
       row.repetition_penalty = one_of({1, 1.2f, 0.8f});
       row.frequency_penalty = one_of({0, 0.3f, -1});
       row.presence_penalty = one_of({0, 0.9f});
-      for (int token = below(5); token < vocab; token += 1 + below(std::max(2, vocab / 8))) batch.counts.push_back({token, below(3)});
+      for (int token = below(5); token < vocab; token += 1 + below(std::max(2, vocab / 8)))
+        batch.counts.push_back({token, below(3)});
       row.counts_end = static_cast<int32_t>(batch.counts.size());
     }
     if (once_in(4)) {
