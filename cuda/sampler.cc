@@ -233,7 +233,7 @@ void Sampler::pack_rows(const SampleBatch& batch, const Part& part, SampleTask* 
 void Sampler::launch_part(const Queue& queue, const Tensor& logits, const SampleBatch& batch, const Part& part,
                           Launch& launch) {
   Slot& slot = next_slot();
-  const SampleLayout layout(batch.vocab_size);
+  const SampleLayout layout(vocab_);
   const int64_t rows = part.end - part.begin;
   const size_t mask_words = part.masks * static_cast<size_t>(batch.mask_words());
   auto* const memory = static_cast<std::byte*>(memory_.get());

@@ -42,13 +42,13 @@ __device__ Selection<Weight> select_value(const RowSource& source, float max, ui
   });
   if (!level.reached) return level;
   const uint32_t depth = kDeepest - level.key;
-  // Values of one depth lie between those of its neighbours.
+  // Values of one depth lie between those of its neighbours. Those below `min_key` come last, when all that is needed is there.
   const float steps = static_cast<float>(depth);
   const uint32_t low = depth == kDeepest ? kLowestKey : float_key(max - (steps + 2) / 64);
   const uint32_t high = float_key(depth ? max - (steps - 1) / 64 : max);
   return select_key<Weight>(low, high, need - level.above, space, [&](auto add) {
     source.visit_all([&](uint32_t key, uint32_t) {
-      if (key >= min_key && depth_of(max, float_of_key(key)) == depth) add(key, [&] { return weigh(key); });
+      if (depth_of(max, float_of_key(key)) == depth) add(key, [&] { return weigh(key); });
     });
   });
 }

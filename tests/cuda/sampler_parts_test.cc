@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/draw.cuh"
+#include "cuda/sample_list.cuh"
 #include "cuda/softmax.h"
 #include "cuda/top_k_top_p.h"
 #include "sampler_support.h"
@@ -182,6 +183,96 @@ TEST(Penalties, infinities_that_they_make_are_told_from_those_that_were_there) {
   apply_penalties(test_queue(), made.work);
   synchronize();
   EXPECT_EQ(made.states[0].bad_added, 2u);
+}
+
+__global__ void draw_kernel(SampleWork work, Mass* sums, int32_t* tokens, uint32_t threshold, float max) {
+  gpu::wait_for_grid();
+  DYNAMIC_SHARED(shared);
+  BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
+  const int r = static_cast<int>(blockIdx.x);
+  const RowView row = adjusted_row(work, r);
+  sum_chunks(row, max, threshold, sums + r * work.num_chunks);
+  const SampleRow& params = work.tasks[r].row;
+  const int32_t by_chunk = draw_from_chunks(row, params, max, threshold, sums + r * work.num_chunks, space);
+  const ListSource list{work.list + r * work.vocab, work.vocab, 0};
+  const int32_t by_list = draw_from_list(list, work.vocab, params, max, threshold, space);
+  if (threadIdx.x == 0) tokens[2 * r] = by_chunk, tokens[2 * r + 1] = by_list;
+}
+
+TEST(Draw, a_target_on_the_border_of_two_tokens_draws_the_second) {
+  constexpr int kVocab = 2100, kRows = 400;
+  constexpr float kMax = 100;  // so far up that masses are 0 to 5, and one draw in a few falls on a border
+  std::mt19937 random(7);
+  std::vector<float> logits;
+  std::vector<SampleTask> tasks(kRows);
+  std::vector<Mass> list, sums(kRows * 3);
+  for (int r = 0; r < kRows; ++r) {
+    for (int token = 0; token < kVocab; ++token) {
+      const float depth = random() % 400 == 0 || token == 5 ? 24.7f + static_cast<float>(random() % 5) / 2 : 40.0f;
+      logits.push_back(kMax - depth);
+    }
+    for (int token = kVocab - 1; token >= 0; --token) {
+      list.push_back(list_entry(float_key(logits[static_cast<size_t>(r * kVocab + token)]), token));
+    }
+    tasks[static_cast<size_t>(r)].row.counter = random();
+    logits[static_cast<size_t>(r * kVocab + 5)] = kMax - 24.7f;
+    list[list.size() - 6] = list_entry(float_key(kMax - 24.7f), 5);
+  }
+  SampleWork work;
+  work.logits = logits.data();
+  work.stride = work.vocab = kVocab;
+  work.num_chunks = sample_chunks(kVocab);
+  work.tasks = tasks.data();
+  work.list = list.data();
+  const float cut = kMax - 25.8f;
+  std::vector<int32_t> tokens(2 * kRows);
+  launch(test_queue(), {kRows, 64, sizeof(BlockSpace)}, "draw", draw_kernel, work, sums.data(), tokens.data(), float_key(cut),
+         kMax);
+  synchronize();
+  for (int r = 0; r < kRows; ++r) {
+    const float* x = logits.data() + r * kVocab;
+    const auto mass = [&](int token) { return x[token] >= cut ? fixed_mass(x[token], kMax) : 0; };
+    uint64_t total = 0, below = 0;
+    for (int token = 0; token < kVocab; ++token) total += mass(token);
+    const SampleRow& row = tasks[static_cast<size_t>(r)].row;
+    const uint64_t target = mul_high(philox(row.key, row.counter), total);
+    int token = 0;
+    while ((below += mass(token)) <= target) ++token;
+    ASSERT_EQ(tokens[static_cast<size_t>(2 * r)], token);
+    ASSERT_EQ(tokens[static_cast<size_t>(2 * r + 1)], token);
+  }
+}
+
+__global__ void list_kernel(Mass* list, uint32_t* size, unsigned capacity, int adds) {
+  gpu::wait_for_grid();
+  DYNAMIC_SHARED(shared);
+  const ListWriter writer{*reinterpret_cast<ListSpace*>(shared), list, size, capacity};
+  writer.open();
+  for (int i = static_cast<int>(threadIdx.x); i < adds; i += static_cast<int>(blockDim.x)) {
+    writer.add(blockIdx.x, static_cast<int>(blockIdx.x) * adds + i);
+  }
+  writer.close();
+}
+
+TEST(SampleList, all_is_kept_up_to_the_capacity_and_counted_beyond) {
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    for (int adds : {0, 700, 1024, 1900}) {
+      const auto all = static_cast<unsigned>(3 * adds);
+      for (unsigned capacity : {600u, all, all + 1, all > 0 ? all - 1 : 0}) {
+        std::vector<Mass> list(capacity + 1, ~Mass{0});
+        uint32_t size = 0;
+        launch(test_queue(), {3, 96, sizeof(ListSpace)}, "list", list_kernel, list.data(), &size, capacity, adds);
+        synchronize();
+        EXPECT_EQ(size, all);
+        EXPECT_EQ(list[capacity], ~Mass{0}) << "nothing is written behind the list";
+        std::sort(list.begin(), list.end());
+        const auto stored = std::unique(list.begin(), list.begin() + std::min(all, capacity)) - list.begin();
+        EXPECT_EQ(stored, std::min(all, capacity)) << "no entry is lost or written over";
+        EXPECT_TRUE(stored == 0 || list[static_cast<size_t>(stored) - 1] != ~Mass{0});
+      }
+    }
+  }
 }
 
 __global__ void crossing_kernel(const Mass* weights, int count, Mass target, Crossing<Mass>* out) {

@@ -56,7 +56,7 @@ TEST(Sampler, rows_of_a_large_models_vocabulary_equal_the_cpu_backends) { expect
 TEST(Sampler, every_schedule_and_every_number_of_blocks_gives_the_same) {
   RandomRows random(3);
   TestSampler sampler;
-  for (int vocab : {9001, 20480}) {
+  for (int vocab : {9001, 36000}) {
     const SampleCase sample = random.make(vocab, 20);
     const SampleResult expected = reference(sample);
     for (unsigned seed : kSchedules) {
@@ -203,6 +203,54 @@ TEST(Sampler, a_batch_whose_lists_do_not_fit_is_sampled_in_parts) {
   EXPECT_THROW(sampler.run(sample), InvalidArgument) << "one row's lists are too long";
   sample = random.make(300, 5);
   expect_equal(reference(sample), sampler.run(sample), sample.batch);
+}
+
+TEST(Sampler, the_likely_tokens_of_a_row_fit_in_its_list) {
+  constexpr int kVocab = 32000;
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal(0, 2);
+  SampleCase sample;
+  sample.stride = sample.batch.vocab_size = kVocab;
+  for (int i = 0; i < 20; ++i) {
+    for (int token = 0; token < kVocab; ++token) {
+      sample.logits.push_back(normal(random) + (token % 1000 == 0 ? static_cast<float>(10 + i % 5) : 0.0f));
+    }
+    SampleRow row;
+    row.top_p = i % 2 ? 0.95f : 1;
+    row.top_k = i % 2 && i % 3 ? 0 : 50;
+    row.counter = static_cast<uint64_t>(i);
+    sample.batch.rows.push_back(row);
+  }
+  Buffer memory;
+  Sampler sampler([&](size_t bytes) { return memory = TestSampler::allocate(bytes); });
+  sampler.launch(test_queue(), sample.tensor(), sample.batch);
+  SampleResult result;
+  sampler.collect(result);
+  const SampleLayout layout(kVocab);
+  const auto* states = reinterpret_cast<const SampleState*>(static_cast<std::byte*>(memory.get()) + layout.states);
+  for (size_t i = 0; i < sample.batch.rows.size(); ++i) {
+    EXPECT_EQ(states[i].flags & (kRowLists | kRowOverflows), kRowLists) << "row " << i << ", list of " << states[i].list_size;
+    EXPECT_LT(states[i].list_size, 1500u);
+  }
+}
+
+TEST(Sampler, drawn_tokens_stay_on_the_device_for_the_next_step) {
+  RandomRows random(10);
+  TestSampler sampler;
+  for (int vocab : {900, 60, 2000}) {
+    SampleCase sample = random.make(vocab, 300);
+    std::vector<int32_t> ids(400, -7), sources;
+    for (int i = 0; i < 400; ++i) sources.push_back(i % 4 ? random.below(300) : -1);
+    sampler.sampler.launch(test_queue(), sample.tensor(), sample.batch);
+    sampler.sampler.feed(test_queue(), ids.data(), sources.data(), 400);
+    SampleResult result;
+    sampler.sampler.collect(result);
+    synchronize();
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const SampledRow* row = sources[i] < 0 ? nullptr : &result.rows[static_cast<size_t>(sources[i])];
+      EXPECT_EQ(ids[i], !row ? -7 : row->invalid ? 0 : row->token) << "of " << vocab << " tokens";
+    }
+  }
 }
 
 TEST(Sampler, an_empty_batch_is_sampled) {
