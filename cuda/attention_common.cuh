@@ -3,9 +3,10 @@
 //   - Keys come in tiles of 64 and leaves of 256, both aligned to position 0. A leaf starts empty and takes its tiles in
 //     ascending order; the total starts empty and takes the leaves in ascending order; a sink comes last.
 //   - A tile's scores are chains of mma over 16 columns of the head at a time, ascending. Its weights 2^(score - maximum) are
-//     rounded to the mma's 16-bit type; weighted values and the sum of weights (a column of ones beside the values) are chains of
-//     mma over 16 keys at a time, ascending.
-//   - What a row does not see has the score -infinity. It changes no bit, so it does not matter whether it is computed or skipped.
+//     rounded to the mma's 16-bit type; weighted values and the sum of weights (a column of ones beside the values) are chains
+//     of mma over 16 keys at a time, ascending.
+//   - What a row does not see has the score -infinity. It changes no bit, so it does not matter whether it is computed or
+//   skipped.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,8 @@ struct AttentionParams {
   int64_t q_stride = 0;
   Bf16* out = nullptr;  ///< [T, num_heads * head_dim], rows out_stride apart
   int64_t out_stride = 0;
-  const void* kv = nullptr;  ///< [num_blocks][k, v][kv_heads][block_size][head_dim]
-  int block_shift = 4;       ///< log2(block_size)
+  const void* kv = nullptr;              ///< [num_blocks][k, v][kv_heads][block_size][head_dim]
+  int block_shift = 4;                   ///< log2(block_size)
   const int32_t* query_start = nullptr;  ///< [S + 1]
   const int32_t* kv_len = nullptr;       ///< [S]
   const int32_t* block_table = nullptr;  ///< [S, max_blocks]
@@ -36,8 +37,8 @@ struct AttentionParams {
   int kv_heads = 0;
   int head_dim = 0;
   float scale = 1;
-  int window = 0;      ///< 0 = all keys
-  float soft_cap = 0;  ///< 0 = off
+  int window = 0;                ///< 0 = all keys
+  float soft_cap = 0;            ///< 0 = off
   const float* sinks = nullptr;  ///< [num_heads] or null
   float* partials = nullptr;     ///< decode: states of leaves, see attention_decode.cu
   int num_partials = 0;          ///< leaves that `partials` has room for

@@ -53,14 +53,15 @@ Gpu open_gpu(int index) {
   std::string reason;
   const int count = count_gpus(reason);
   if (count == 0) throw DeviceError(str("device: cuda was asked for, but ", reason, "; use device: cpu"));
-  if (index >= count) throw DeviceError(str("device: cuda:", index, " does not exist; there are ", count, " GPUs, from cuda:0"));
+  if (index >= count)
+    throw DeviceError(str("device: cuda:", index, " does not exist; there are ", count, " GPUs, from cuda:0"));
   check(cudaSetDevice(index), "choosing the GPU");
   const int compute_capability = capability(index);
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index), "asking for the GPU's name");
   if (compute_capability < kOldestCapability) {
-    throw DeviceError(str("device: cuda:", index, " (", properties.name, ") has compute capability ", compute_capability / 10, ".",
-                          compute_capability % 10, "; the kernels need 8.0 or newer"));
+    throw DeviceError(str("device: cuda:", index, " (", properties.name, ") has compute capability ", compute_capability / 10,
+                          ".", compute_capability % 10, "; the kernels need 8.0 or newer"));
   }
   Gpu gpu;
   check(cudaMemGetInfo(&gpu.info.available_bytes, &gpu.info.total_bytes), "reading the GPU's memory");

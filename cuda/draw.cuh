@@ -12,15 +12,14 @@ __device__ __forceinline__ Mass draw_below(const SampleRow& row, Mass total) {
 }
 
 /// From the mass of every chunk: finds the chunk, then reads it once more.
-__device__ __forceinline__ int32_t draw_from_chunks(const RowView& row, const SampleRow& params, float max, uint32_t threshold,
+__device__ __forceinline__ int32_t draw_from_chunks(const RowView& row, const SampleRow& params, float max, float threshold,
                                                     const Mass* sums, BlockSpace& space) {
   const Mass target = draw_below(params, total_of_chunks(sums, row.num_chunks(), space));
   const Crossing<Mass> chunk = find_crossing<Mass>(row.num_chunks(), target, space, [&](int i) { return sums[i]; });
   const int first = chunk.index * kSampleChunk, count = min(kSampleChunk, row.vocab - first);
   const Crossing<Mass> token = find_crossing<Mass>(count, target - chunk.below, space, [&](int i) -> Mass {
-    const unsigned allowed = row.mask ? row.mask[(first + i) >> 5] >> (i & 31) & 1u : 1u;
-    const float value = row.value(row.x[first + i], allowed != 0);
-    return float_key(value) >= threshold ? fixed_mass(value, max) : 0;
+    const float value = row.value(first + i);
+    return value >= threshold ? fixed_mass(value, max) : 0;
   });
   return first + token.index;
 }

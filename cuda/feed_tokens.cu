@@ -1,7 +1,6 @@
-// Drawn tokens that stay on the device: kept after a step's sampling, put where the next step's token ids belong. One thread per
-// row or token; bound by the launch. Called by Sampler.
+// Drawn tokens that stay on the device: kept after a step's sampling, put where the next step's token ids belong. One thread
+// per row or token; bound by the launch. Called by Sampler.
 #include "cuda/feed_tokens.h"
-
 #include "cuda/gpu.h"
 
 namespace pagoda::cuda {

@@ -53,7 +53,7 @@ __device__ __forceinline__ E4m3 from_float<E4m3>(float value) {
   const uint32_t bits = __float_as_uint(value), sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<uint8_t>(sign | 0x7fu)};
   if (magnitude >= __float_as_uint(464.0f)) return {static_cast<uint8_t>(sign | 0x7eu)};
-  if (magnitude < __float_as_uint(0.015625f)) {  // below 2^-6 the steps are 2^-9: let the float unit round
+  if (magnitude < __float_as_uint(0.015625f)) {                   // below 2^-6 the steps are 2^-9: let the float unit round
     const float shifted = __uint_as_float(magnitude) + 16384.0f;  // whose last bit is 2^-9
     return {static_cast<uint8_t>(sign | (__float_as_uint(shifted) & 0xfu))};
   }

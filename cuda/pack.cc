@@ -17,7 +17,9 @@ namespace {
 constexpr int64_t kBlock = 32;
 constexpr size_t kPieceBytes = size_t{2} << 20;
 
-constexpr size_t round_up(size_t bytes) { return (bytes + DeviceMemory::kUnit - 1) / DeviceMemory::kUnit * DeviceMemory::kUnit; }
+constexpr size_t round_up(size_t bytes) {
+  return (bytes + DeviceMemory::kUnit - 1) / DeviceMemory::kUnit * DeviceMemory::kUnit;
+}
 
 Matrix shape_of(std::span<const WeightPart> parts) {
   std::vector<WeightFormat> formats;

@@ -1,5 +1,5 @@
-// Where kernels go: a stream of one device, with the facts that launchers choose by; and the launch itself, through the one call
-// that the emulation knows too.
+// Where kernels go: a stream of one device, with the facts that launchers choose by; and the launch itself, through the one
+// call that the emulation knows too.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -19,7 +19,7 @@ inline void check(cudaError_t error, const char* what) {
 struct Queue {
   cudaStream_t stream = nullptr;
   int num_multiprocessors = 1;
-  int compute_capability = 80;  ///< 10 * major + minor
+  int compute_capability = 80;      ///< 10 * major + minor
   size_t shared_bytes = 48 * 1024;  ///< largest dynamic shared memory of a block
   /// Only orders of summation that do not depend on the number of rows.
   bool deterministic = true;
@@ -38,7 +38,8 @@ void launch(const Queue& queue, const LaunchShape& shape, const char* name, void
             Arguments&&... arguments) {
   if (shape.blocks.x == 0 || shape.blocks.y == 0 || shape.blocks.z == 0) return;
   if (shape.shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)), name);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
+          name);
   }
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -30,7 +30,7 @@ __device__ int32_t draw_listed(const SampleWork& work, int r, BlockSpace& space)
   if (!(state.flags & kRowLists) || list.size > work.list_capacity) return -1;
   uint32_t threshold;
   if (!find_threshold(list, filters_of(work, r, space), space, threshold)) return -1;
-  threshold = max(threshold, min_p_threshold(params, state.max));
+  threshold = max(threshold, float_key(min_p_value(params, state.max)));
   return draw_from_list(list, work.vocab, params, state.max, threshold, space);
 }
 
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2) draw_kernel(SampleWork work
   } else if (task.filters()) {
     token = draw_listed(work, r, space);
   } else {
-    token = draw_from_chunks(row, task.row, state.max, min_p_threshold(task.row, state.max), sums_of(work, r), space);
+    token = draw_from_chunks(row, task.row, state.max, min_p_value(task.row, state.max), sums_of(work, r), space);
   }
   __syncthreads();
   if (threadIdx.x) return;
@@ -69,9 +69,9 @@ __global__ void __launch_bounds__(32 * kMaxOverflowWarps) draw_overflowing_kerne
   const SampleRow& params = work.tasks[r].row;
   uint32_t threshold;
   find_threshold(RowSource{row}, filters_of(work, r, space), space, threshold);
-  threshold = max(threshold, min_p_threshold(params, state.max));
-  sum_chunks(row, state.max, threshold, sums_of(work, r));
-  const int32_t token = draw_from_chunks(row, params, state.max, threshold, sums_of(work, r), space);
+  const float least = fmaxf(bound_of_key(threshold), min_p_value(params, state.max));
+  sum_chunks(row, state.max, least, sums_of(work, r));
+  const int32_t token = draw_from_chunks(row, params, state.max, least, sums_of(work, r), space);
   if (threadIdx.x == 0) state.token = token;
 }
 

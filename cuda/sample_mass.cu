@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps) sum_kernel(SampleWork work) {
   const SampleTask& task = work.tasks[r];
   const RowView row = adjusted_row(work, r);
   const float max = state.max;
-  const uint32_t list_key = flags & kRowLists ? state.list_key : ~0u;
-  const uint32_t threshold = !(flags & kRowSums) ? ~0u : task.filters() ? 0 : min_p_threshold(task.row, max);
+  const float list_bound = flags & kRowLists ? bound_of_key(state.list_key) : INFINITY;
+  const float threshold = !(flags & kRowSums) ? INFINITY : task.filters() ? -INFINITY : min_p_value(task.row, max);
   const auto capacity = static_cast<unsigned>(work.list_capacity);
   const ListWriter writer{*reinterpret_cast<ListSpace*>(shared), work.list + static_cast<int64_t>(r) * capacity,
                           &state.list_size, capacity};
@@ -30,9 +30,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps) sum_kernel(SampleWork work) {
   const int warps = static_cast<int>(blockDim.x / 32), step = static_cast<int>(gridDim.x) * warps;
   for (int chunk = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x / 32); chunk < work.num_chunks;
        chunk += step) {
-    const Mass sum = chunk_mass(row, chunk, max, threshold, [&](uint32_t key, int token) {
-      if (key >= list_key) writer.add(key, token);
-    });
+    const Mass sum = chunk_mass(row, chunk, max, threshold,
+                                [&](int token, const float (&values)[4]) { writer.add(token, values, list_bound, row.vocab); });
     if (threadIdx.x % 32 == 0) sums[chunk] = sum;
   }
   writer.close();

@@ -23,9 +23,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps) report_kernel(SampleWork work)
   SampleState& state = work.states[r];
   const RowView row = raw_row(work, r);
   const float max = state.raw_max, logit = row.x[state.token];
-  const uint32_t token_key = float_key(logit);
   const bool lists = work.tasks[r].row.num_top > 0;
-  const uint32_t list_key = lists ? state.top_key : ~0u;
+  const float list_bound = lists ? bound_of_key(state.top_key) : INFINITY;
   const auto capacity = static_cast<unsigned>(work.list_capacity);
   const ListWriter writer{*reinterpret_cast<ListSpace*>(shared), work.list + static_cast<int64_t>(r) * capacity,
                           &state.top_size, capacity};
@@ -35,9 +34,10 @@ __global__ void __launch_bounds__(32 * kMaxWarps) report_kernel(SampleWork work)
   const int warps = static_cast<int>(blockDim.x / 32), step = static_cast<int>(gridDim.x) * warps;
   for (int chunk = static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x / 32); chunk < work.num_chunks;
        chunk += step) {
-    mass += chunk_mass(row, chunk, max, 0, [&](uint32_t key, int token) {
-      above += key > token_key ? 1 : 0;
-      if (key >= list_key) writer.add(key, token);
+    mass += chunk_mass(row, chunk, max, -INFINITY, [&](int token, const float (&values)[4]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) above += values[i] > logit ? 1 : 0;
+      writer.add(token, values, list_bound, row.vocab);
     });
   }
   above = warp_sum(above);

@@ -30,13 +30,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps) scan_kernel(SampleWork work, S
   for (int chunk = static_cast<int>(blockIdx.x) * warps + warp; chunk < work.num_chunks; chunk += step) {
     uint32_t largest = 0;
     int at = 0;
-    visit_chunk<4>(row, chunk, [&](int token, float logit, bool allowed) {
-      uint32_t key = float_key(logit);
-      bad += is_bad_key(key) ? 1 : 0;
-      key = allowed ? key : kLowestKey;
-      if (key > largest) {
-        largest = key;
-        at = token;
+    visit_chunk<4>(row, chunk, [&](int token, const float (&logits)[4]) {
+      const unsigned allowed = row.mask ? row.allowed(token) : ~0u;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t key = float_key(logits[i]), seen = allowed >> i & 1u ? key : kLowestKey;
+        bad += is_bad_key(key) ? 1 : 0;
+        at = seen > largest ? token + i : at;
+        largest = max(largest, seen);
       }
     });
     best = max(best, list_entry(largest, at));
@@ -69,14 +70,14 @@ __device__ uint32_t bound_of_rank(const SampleWork& work, int r, int rank, Block
 __device__ void plan_draw(const SampleWork& work, int r, float best, BlockSpace& space, SampleState& plan) {
   const SampleTask& task = work.tasks[r];
   const RowView row = adjusted_row(work, r);
-  plan.max = float_of_key(float_key(row.value(best, true)));
+  plan.max = float_of_key(float_key(row.temperature.quotient(best)));
   plan.flags = plan.max == -INFINITY ? kRowInvalid : kRowDraws;
   if (plan.max == INFINITY || plan.max == -INFINITY) return;
   if (task.row.top_k <= 0) plan.flags |= kRowSums;
   if (!task.filters() || task.list_rank < 0) return;
   plan.flags |= kRowLists;
   const uint32_t bound = bound_of_rank(work, r, task.list_rank, space);
-  plan.list_key = max(bound > kLowestKey ? float_key(row.value(float_of_key(bound), true)) : 0, kLowestKey + 1);
+  plan.list_key = max(bound > kLowestKey ? float_key(row.temperature.quotient(float_of_key(bound))) : 0, kLowestKey + 1);
   if (task.row.top_k <= 0) plan.list_key = max(plan.list_key, float_key(plan.max - task.list_depth));
 }
 

@@ -77,7 +77,7 @@ struct SampleWork {
   int vocab = 0;
   int num_rows = 0;
   int num_chunks = 0;
-  bool vectored = false;              ///< quadruples of logits can be read at once
+  bool aligned = false;               ///< every row begins at a multiple of 16 bytes
   const SampleTask* tasks = nullptr;  ///< [R]
   SampleState* states = nullptr;      ///< [R]
   const LogitEdit* edits = nullptr;   ///< a row's are sorted by token, those of one token in the order of their additions
@@ -100,8 +100,8 @@ constexpr int sample_list_capacity(int64_t vocab) {
   return static_cast<int>(part < 64 ? 64 : part > 4096 ? 4096 : part);
 }
 constexpr int sample_chunks(int64_t vocab) { return static_cast<int>((vocab + kSampleChunk - 1) / kSampleChunk); }
-inline bool sample_vectored(const float* logits, int64_t stride, int64_t vocab) {
-  return vocab % 4 == 0 && stride % 4 == 0 && reinterpret_cast<uintptr_t>(logits) % 16 == 0;
+inline bool sample_aligned(const float* logits, int64_t stride) {
+  return stride % 4 == 0 && reinterpret_cast<uintptr_t>(logits) % 16 == 0;
 }
 
 /// Threads of a block that takes a whole row with one warp per chunk.

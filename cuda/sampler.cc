@@ -249,7 +249,7 @@ void Sampler::launch_part(const Queue& queue, const Tensor& logits, const Sample
   work.vocab = batch.vocab_size;
   work.num_rows = static_cast<int>(rows);
   work.num_chunks = sample_chunks(work.vocab);
-  work.vectored = sample_vectored(work.logits, work.stride, work.vocab);
+  work.aligned = sample_aligned(work.logits, work.stride);
   work.tasks = device.tasks;
   work.states = device.states;
   work.edits = device.edits;

@@ -52,8 +52,8 @@ class Sampler {
   void launch(const Queue& queue, const Tensor& logits, const SampleBatch& batch);
   /// Waits for the oldest launch and takes its result. Throws DeviceError.
   void collect(SampleResult& result);
-  /// ids[t] = the token of row sources[t] of the newest launch, for t in [0, n) with sources[t] >= 0; ids and sources lie on the
-  /// device. Only enters the queue.
+  /// ids[t] = the token of row sources[t] of the newest launch, for t in [0, n) with sources[t] >= 0; ids and sources lie on
+  /// the device. Only enters the queue.
   void feed(const Queue& queue, int32_t* ids, const int32_t* sources, int64_t n);
 
   static size_t device_bytes(int64_t vocab_size) { return SampleLayout(vocab_size).bytes; }

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps)
   BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
   const int r = static_cast<int>(blockIdx.x);
   RowView row = raw_row(work, r);
-  row.temperature = temperatures[r];
+  row.temperature = Divisor(temperatures[r]);
   const float max = row_max(row, space);
   Mass own = 0;
   RowSource{row}.visit_all([&](uint32_t key, uint32_t) { own += fixed_mass(float_of_key(key), max); });
@@ -34,7 +34,7 @@ void softmax(const Queue& queue, const Tensor& out, const Tensor& logits, const 
   work.logits = logits.as<float>();
   work.stride = logits.row_stride;
   work.vocab = static_cast<int>(logits.cols());
-  work.vectored = sample_vectored(work.logits, work.stride, work.vocab);
+  work.aligned = sample_aligned(work.logits, work.stride);
   const unsigned threads = sample_threads(sample_chunks(work.vocab), kMaxWarps);
   launch(queue, {static_cast<unsigned>(logits.rows()), threads, sizeof(BlockSpace)}, "softmax", softmax_kernel, out.as<float>(),
          out.row_stride, work, temperatures);

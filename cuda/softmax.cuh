@@ -6,25 +6,27 @@
 
 namespace pagoda::cuda {
 
-/// Mass of the chunk's values whose key is at least `threshold` (~0: of none, at no cost), in every lane of the warp. Every
-/// value is shown to visit(key, token) too.
+/// Mass of the chunk's values from `threshold` up (+infinity: of none, at no cost), in every lane of the warp. visit(token,
+/// values) sees them all, four at a time, -infinity past the vocabulary's end.
 template <class Visit>
-__device__ __forceinline__ Mass chunk_mass(const RowView& row, int chunk, float max, uint32_t threshold, Visit visit) {
+__device__ __forceinline__ Mass chunk_mass(const RowView& row, int chunk, float max, float threshold, Visit visit) {
   Mass sum = 0;
-  visit_chunk<4>(row, chunk, [&](int token, float logit, bool allowed) {
-    const float value = row.value(logit, allowed);
-    const uint32_t key = float_key(value);
-    if (key >= threshold) sum += fixed_mass(value, max);
-    visit(key, token);
+  visit_chunk<4>(row, chunk, [&](int token, float (&values)[4]) {
+    row.adjust(token, values);
+    if (fmaxf(fmaxf(values[0], values[1]), fmaxf(values[2], values[3])) >= threshold) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum += fixed_mass(values[i] >= threshold ? values[i] : -INFINITY, max);
+    }
+    visit(token, values);
   });
   return warp_sum(sum);
 }
 
 /// sums[chunk] = mass of each chunk's values from `threshold` up, by a block that has the row for itself; seen by the block.
-__device__ __forceinline__ void sum_chunks(const RowView& row, float max, uint32_t threshold, Mass* sums) {
+__device__ __forceinline__ void sum_chunks(const RowView& row, float max, float threshold, Mass* sums) {
   const int warps = static_cast<int>(blockDim.x / 32);
   for (int chunk = static_cast<int>(threadIdx.x / 32); chunk < row.num_chunks(); chunk += warps) {
-    const Mass sum = chunk_mass(row, chunk, max, threshold, [](uint32_t, int) {});
+    const Mass sum = chunk_mass(row, chunk, max, threshold, [](int, float (&)[4]) {});
     if (threadIdx.x % 32 == 0) sums[chunk] = sum;
   }
   __syncthreads();

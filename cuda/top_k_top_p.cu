@@ -33,7 +33,7 @@ void filter_top_k_top_p(const Queue& queue, const Tensor& logits, const FilterPa
   work.logits = logits.as<float>();
   work.stride = logits.row_stride;
   work.vocab = static_cast<int>(logits.cols());
-  work.vectored = sample_vectored(work.logits, work.stride, work.vocab);
+  work.aligned = sample_aligned(work.logits, work.stride);
   const unsigned threads = sample_threads(sample_chunks(work.vocab), kMaxWarps);
   launch(queue, {static_cast<unsigned>(logits.rows()), threads, sizeof(BlockSpace)}, "filter_top_k_top_p", filter_kernel, work,
          params);

@@ -84,9 +84,9 @@ __device__ bool find_threshold(const Source& source, const Filters& filters, Blo
   return true;
 }
 
-/// Key of the smallest value that min-p keeps, 0 if it is off.
-__device__ __forceinline__ uint32_t min_p_threshold(const SampleRow& row, float max) {
-  return row.min_p > 0 ? float_key(max + row.log_min_p) : 0;
+/// The smallest value that min-p keeps.
+__device__ __forceinline__ float min_p_value(const SampleRow& row, float max) {
+  return row.min_p > 0 ? max + row.log_min_p : -INFINITY;
 }
 
 }  // namespace pagoda::cuda

@@ -217,7 +217,7 @@ def bench_fa3(bench: Bench) -> None:
 
 
 def main() -> int:
-    """Measures every peer that is there; 1 if there is nothing to measure with."""
+    """Measures every peer that is there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--commit", default="unknown", help="of the sources beside which the peers are measured")
@@ -226,7 +226,7 @@ def main() -> int:
         bench = Bench()
     except (ImportError, RuntimeError) as error:
         print(f"no peers were measured: {error}")
-        return 1
+        return 0
     missing: dict[str, str] = {}
     for name, run in (("torch", bench_torch), ("FlashInfer", bench_flashinfer), ("FlashAttention 3", bench_fa3)):
         try:

@@ -130,8 +130,9 @@ struct LinearUse {
 struct BackendTraits {
   const char* name = "";
   DType activation_dtype = DType::f32;  ///< type of activations between operations
-  size_t allocation_unit = 1;  ///< `allocate` takes multiples of this many bytes
-  /// Steps of single tokens are filled up with rows that nobody reads, so that few sizes occur and run_captured can replay them.
+  size_t allocation_unit = 1;           ///< `allocate` takes multiples of this many bytes
+  /// Steps of single tokens are filled up with rows that nobody reads, so that few sizes occur and run_captured can replay
+  /// them.
   bool pads_decode_steps = false;
   /// Steps that may be started before the first is collected, 1 or 2: more only where a step costs the host time of its own.
   int max_steps_in_flight = 1;
@@ -142,7 +143,8 @@ struct BackendTraits {
   /// Scratch bytes that one linear of `num_tokens` rows needs. `formats` are the weight's part formats.
   size_t (*linear_workspace)(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats) = nullptr;
   /// Scratch bytes that one grouped_linear to `num_pairs` places needs. `formats` are the weight's part formats.
-  size_t (*grouped_linear_workspace)(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats, ExpertInput input) = nullptr;
+  size_t (*grouped_linear_workspace)(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats,
+                                     ExpertInput input) = nullptr;
   /// Scratch bytes of one paged_attention.
   size_t (*attention_workspace)(int64_t num_tokens, int64_t max_context, const AttentionArgs& args) = nullptr;
   /// Bytes that the backend itself keeps for as long as it lives, for a vocabulary of this size and `num_threads` (0 on a GPU).
@@ -229,8 +231,8 @@ class Backend {
   virtual void activation(const Tensor& x, Activation activation) = 0;
   /// out[R, H] = rows `rows` of x.
   virtual void gather_rows(const Tensor& out, const Tensor& x, const int32_t* rows) = 0;
-  /// Starts sampling the first batch.rows.size() rows of logits[R, vocab] (f32; may be overwritten). `batch` may be changed after
-  /// the return. At most traits().max_steps_in_flight starts may be uncollected.
+  /// Starts sampling the first batch.rows.size() rows of logits[R, vocab] (f32; may be overwritten). `batch` may be changed
+  /// after the return. At most traits().max_steps_in_flight starts may be uncollected.
   virtual void start_sampling(const Tensor& logits, const SampleBatch& batch) = 0;
   /// Waits for the oldest start that is not collected.
   virtual void collect_samples(SampleResult& result) = 0;
@@ -262,8 +264,8 @@ struct CudaOptions {
   std::string cache_folder;                  ///< keeps what `tune` found; empty = nothing is kept
 };
 
-/// What stands behind make_cuda_backend: nothing (no_cuda.cc), kernels for GPUs (cuda/), or the same kernels emulated on the CPU
-/// for tests (tests/cuda/emulation).
+/// What stands behind make_cuda_backend: nothing (no_cuda.cc), kernels for GPUs (cuda/), or the same kernels emulated on the
+/// CPU for tests (tests/cuda/emulation).
 enum class CudaBuild : uint8_t { none, hardware, emulated };
 CudaBuild cuda_build();
 /// Empty if there is a GPU that this build can use; else why there is none, in words.

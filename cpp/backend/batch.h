@@ -24,7 +24,8 @@ struct Batch {
   const int32_t* kv_len = nullptr;       ///< [S] context length of each sequence after this step (its last position + 1)
   const int32_t* block_table = nullptr;  ///< [S, B] block ids; entries past the context are undefined
   const int32_t* logit_rows = nullptr;   ///< [R] token indices whose logits are wanted, ascending
-  /// [T] or null: >= 0 where the token is not in token_ids yet, but drawn in this row by the step before (Backend::feed_tokens).
+  /// [T] or null: >= 0 where the token is not in token_ids yet, but drawn in this row by the step before
+  /// (Backend::feed_tokens).
   const int32_t* token_sources = nullptr;
 };
 

@@ -7,7 +7,8 @@ namespace {
 
 [[noreturn]] void refuse() {
   throw DeviceError(
-      "device: cuda was asked for, but this build has no CUDA kernels; use device: cpu, or build with PAGODA_CUDA=ON where nvcc is");
+      "device: cuda was asked for, but this build has no CUDA kernels; use device: cpu, or build with PAGODA_CUDA=ON where "
+      "nvcc is");
 }
 
 }  // namespace

@@ -119,8 +119,8 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
   writable(at.query_start)[num_seqs] = shape_.num_tokens;
 }
 
-/// Rows from `token` on: sequences of one token that see the first key of block 0, whatever it is, store nothing and are read by
-/// nobody.
+/// Rows from `token` on: sequences of one token that see the first key of block 0, whatever it is, store nothing and are read
+/// by nobody.
 void BatchBuilder::fill_padding(int32_t token) {
   const Batch at = batch_at(host_.data());
   for (; token < shape_.num_tokens; ++token) {

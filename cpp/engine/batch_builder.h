@@ -50,9 +50,9 @@ class BatchBuilder {
   std::vector<int32_t> eos_tokens_;
   AddSampleRow add_row_;
   bool pads_decode_steps_;
-  Batch shape_;             // the sizes of the step; its pointers stay null
+  Batch shape_;               // the sizes of the step; its pointers stay null
   bool has_sources_ = false;  // some tokens are drawn by the step before
-  uint64_t shape_key_ = 0;  // see shape_key()
+  uint64_t shape_key_ = 0;    // see shape_key()
   std::vector<int32_t> host_;
   SampleBatch samples_;
   std::vector<std::string> errors_;

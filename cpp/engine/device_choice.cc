@@ -36,11 +36,12 @@ DType DeviceChoice::kv_dtype(const std::string& option) const {
                       : option == "fp8" ? DType::f8_e4m3
                                         : DType::bf16;
   std::string held;
-  for (const auto& [name, type] : {std::pair{"bf16", DType::bf16}, std::pair{"f16", DType::f16}, std::pair{"fp8", DType::f8_e4m3},
-                                   std::pair{"f32", DType::f32}}) {
+  for (const auto& [name, type] : {std::pair{"bf16", DType::bf16}, std::pair{"f16", DType::f16},
+                                   std::pair{"fp8", DType::f8_e4m3}, std::pair{"f32", DType::f32}}) {
     if (traits().holds_kv(type)) held.append(held.empty() ? "" : ", ").append(name);
   }
-  require(traits().holds_kv(dtype), "kv_cache_dtype on device ", traits().name, " must be auto, ", held, ", got \"", option, "\"");
+  require(traits().holds_kv(dtype), "kv_cache_dtype on device ", traits().name, " must be auto, ", held, ", got \"", option,
+          "\"");
   return dtype;
 }
 

@@ -151,8 +151,8 @@ void Engine::apply(const Command& command) {
   }
 }
 
-/// Starts a step if one can be planned, then finishes the oldest once as many are in flight as the device wants, or nothing else
-/// can be done.
+/// Starts a step if one can be planned, then finishes the oldest once as many are in flight as the device wants, or nothing
+/// else can be done.
 void Engine::step() {
   bool launched = false;
   if (scheduler_.has_work()) {

@@ -63,9 +63,11 @@ constexpr auto EngineOptions::fields() {
       field("kv_cache_memory", &O::kv_cache_memory, Range::at_least(1),
             "bytes of the KV cache, instead of a share of the memory"),
       field("num_kv_blocks", &O::num_kv_blocks, Range::at_least(1), "blocks of the KV cache, instead of a share of the memory"),
-      field("kv_cache_dtype", &O::kv_cache_dtype, "auto | bf16 | f16 | fp8 | f32; auto = bf16; f16 and fp8 on GPUs, f32 on the CPU"),
+      field("kv_cache_dtype", &O::kv_cache_dtype,
+            "auto | bf16 | f16 | fp8 | f32; auto = bf16; f16 and fp8 on GPUs, f32 on the CPU"),
       field("deterministic", &O::deterministic,
-            "on GPUs: bitwise the same tokens in any batch and after a preemption, at some cost of speed; the CPU always does so"),
+            "on GPUs: bitwise the same tokens in any batch and after a preemption, at some cost of speed; the CPU always does "
+            "so"),
       field("prefix_cache", &O::prefix_cache, "reuse the keys and values of equal prompt beginnings"),
       field("scheduling_policy", &O::scheduling_policy, "fcfs | priority"),
       field("max_waiting", &O::max_waiting, Range::at_least(1), "most waiting sequences; more are refused with 429"),

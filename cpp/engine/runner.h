@@ -29,8 +29,8 @@ class Runner {
   /// Starts the step, with fewer than kMaxStepsInFlight launched and not collected. Throws what the model or the device throws;
   /// then the step is lost.
   void launch(const StepPlan& plan);
-  /// Waits for the oldest launched step, whose plan this is, and fills `result`, in plan order. A row without a usable logit sets
-  /// that sequence's error only.
+  /// Waits for the oldest launched step, whose plan this is, and fills `result`, in plan order. A row without a usable logit
+  /// sets that sequence's error only.
   void collect(const StepPlan& plan, StepResult& result);
 
  private:
@@ -51,7 +51,7 @@ class Runner {
   Buffer indices_;  // on the device
   Batch batch_;
   std::optional<Arena::Scope> scratch_;
-  Tensor logits_;  // [R, vocab] in the arena
+  Tensor logits_;                                         // [R, vocab] in the arena
   std::unordered_map<uint64_t, Tensor> captured_logits_;  // of each step that the backend may replay
   SampleResult sampled_;
 };

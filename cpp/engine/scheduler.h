@@ -47,8 +47,8 @@ class Scheduler {
   /// Ends all live sequences for `reason`.
   void end_all(FinishReason reason, const std::string& error, std::vector<Output>& outputs);
 
-  /// Plans the next step, with fewer than kMaxStepsInFlight planned and not committed. Empty when nothing can run. Valid until it
-  /// is committed; an empty one, which is not, until the next call.
+  /// Plans the next step, with fewer than kMaxStepsInFlight planned and not committed. Empty when nothing can run. Valid until
+  /// it is committed; an empty one, which is not, until the next call.
   const StepPlan& schedule();
   /// Takes over the results of the oldest step that is not committed, in plan order; appends what each sequence has to tell.
   /// Moves out of `result`.
@@ -91,7 +91,7 @@ class Scheduler {
   std::vector<SequencePtr> finished_;  // kept as long as plans that are not committed point to them
   std::array<StepPlan, kMaxStepsInFlight> plans_;
   size_t newest_ = 0;  // of plans_
-  Stats stats_;  // counters only; stats() adds the gauges
+  Stats stats_;        // counters only; stats() adds the gauges
   int64_t num_unstarted_ = 0;
   uint64_t next_id_ = 0;
 };

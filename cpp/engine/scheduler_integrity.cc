@@ -13,9 +13,9 @@ void check_common(const Sequence& seq, const Limits& limits) {
   ensure(seq.num_tokens() <= limits.max_context(), "sequence ", seq.id, " has ", seq.num_tokens(), " tokens, allowed are ",
          limits.max_context());
   ensure(seq.num_output() < seq.max_output, "sequence ", seq.id, " should have finished");
-  ensure(seq.num_pending >= 0 && seq.num_pending <= seq.num_in_flight &&
-             std::cmp_less_equal(seq.num_in_flight, kMaxStepsInFlight),
-         "sequence ", seq.id, " expects ", seq.num_pending, " tokens of ", seq.num_in_flight, " steps");
+  ensure(
+      seq.num_pending >= 0 && seq.num_pending <= seq.num_in_flight && std::cmp_less_equal(seq.num_in_flight, kMaxStepsInFlight),
+      "sequence ", seq.id, " expects ", seq.num_pending, " tokens of ", seq.num_in_flight, " steps");
   ensure(seq.finish == FinishReason::none, "sequence ", seq.id, " is live and has a finish reason");
 }
 

@@ -29,14 +29,14 @@ struct MemoryRequest {
 
 /// Sizes in bytes unless said otherwise.
 struct MemoryPlan {
-  size_t total = 0;      ///< memory of the device
-  size_t available = 0;  ///< free on it now
-  size_t budget = 0;     ///< what the engine may use
-  size_t weights = 0;    ///< packed matrices, vectors and the rotary table
-  size_t workspace = 0;  ///< activations and scratch of the largest step, and its index arrays
-  size_t scratch = 0;    ///< what the backend keeps for itself
+  size_t total = 0;                ///< memory of the device
+  size_t available = 0;            ///< free on it now
+  size_t budget = 0;               ///< what the engine may use
+  size_t weights = 0;              ///< packed matrices, vectors and the rotary table
+  size_t workspace = 0;            ///< activations and scratch of the largest step, and its index arrays
+  size_t scratch = 0;              ///< what the backend keeps for itself
   std::vector<LinearUse> linears;  ///< what Backend::tune takes
-  size_t kv_block = 0;   ///< one block over all layers
+  size_t kv_block = 0;             ///< one block over all layers
   int64_t num_blocks = 0;
   int block_size = 0;          ///< tokens
   int64_t max_model_len = 0;   ///< tokens

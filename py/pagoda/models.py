@@ -25,7 +25,18 @@ from tqdm import tqdm
 
 from pagoda.hub import HubId, ModelError, fetch
 
-__all__ = ["ALIASES", "PICKLES", "Alias", "ModelError", "ModelFiles", "cache_path", "cache_root", "check_file", "pull", "resolve"]
+__all__ = [
+    "ALIASES",
+    "PICKLES",
+    "Alias",
+    "ModelError",
+    "ModelFiles",
+    "cache_path",
+    "cache_root",
+    "check_file",
+    "pull",
+    "resolve",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,8 @@ TEST(EngineOptions, defaults_are_valid) {
 TEST(EngineOptions, a_refusal_names_the_option_and_what_is_allowed) {
   EXPECT_EQ(option_refusal([](auto& o) { o.block_size = 3; }), "block_size must be a power of two, got 3");
   EXPECT_EQ(option_refusal([](auto& o) { o.block_size = 0; }), "block_size must be in [1, 256], got 0");
-  EXPECT_EQ(option_refusal([](auto& o) { o.device = "gpu"; }), "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"gpu\"");
+  EXPECT_EQ(option_refusal([](auto& o) { o.device = "gpu"; }),
+            "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"gpu\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.device = "cuda:-1"; }),
             "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"cuda:-1\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.isa = ""; }), "isa must be one of auto, avx512, avx2, portable, got \"\"");

@@ -120,7 +120,6 @@ class SimModel : public Model {
   int64_t num_padding_rows_ = 0;
 };
 
-
 /// Host memory filled with rubbish, and sampling in plain double precision. The model's operations are never called.
 class SimBackend : public Backend {
  public:

@@ -60,7 +60,7 @@ TEST(AttentionOrder, tokens_one_at_a_time_are_those_of_the_prompt) {
   constexpr int kPrompt = 270;
   for (const AttentionCase& c : cases()) {
     const std::vector<std::byte> whole = run(c, {{kPrompt, kPrompt, 8}})[0];
-    for (int token = 1; token < kPrompt; token += token < 3 || (token > 62 && token < 66) || token > 254 ? 1 : 23) {
+    for (int token = 1; token < kPrompt; token += token < 3 || (token > 62 && token < 66) || token > 254 ? 1 : 37) {
       EXPECT_EQ(run(c, {{1, token + 1, 8}})[0], rows_of(whole, c, token, token + 1)) << describe(c) << ", token " << token;
     }
   }
@@ -82,7 +82,7 @@ TEST(AttentionOrder, blocks_may_lie_anywhere) {
   const std::vector<AttentionSequence> seqs = {{1, 290, 1}, {30, 300, 2}};
   for (AttentionCase c : cases()) {
     const auto first = run(c, seqs);
-    for (c.shuffle = 2; c.shuffle < 6; ++c.shuffle) EXPECT_EQ(run(c, seqs), first) << describe(c);
+    for (c.shuffle = 2; c.shuffle < 4; ++c.shuffle) EXPECT_EQ(run(c, seqs), first) << describe(c);
   }
 }
 

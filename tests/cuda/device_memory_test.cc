@@ -1,11 +1,12 @@
 // The device's memory in pieces, uploads through pinned slots, and what is said of a GPU that is not there.
+#include "cuda/device_memory.h"
+
 #include <gtest/gtest.h>
 
 #include <numeric>
 
 #include "core/check.h"
 #include "cuda/device.h"
-#include "cuda/device_memory.h"
 #include "cuda/staging.h"
 #include "emulation_support.h"
 

@@ -1,9 +1,8 @@
 // What the tests of the kernels share: schedules, a queue on the emulated device, bf16 arrays with a poisoned surrounding.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <cuda_runtime.h>
+#include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdint>
@@ -52,7 +51,10 @@ inline void synchronize() {
 /// Values of a tensor as floats, rounded to its type: what the device sees is what `values` holds.
 struct HostTensor {
   HostTensor(DType dtype, int64_t rows, int64_t cols, int64_t row_stride = 0)
-      : dtype(dtype), rows(rows), cols(cols), row_stride(row_stride ? row_stride : cols),
+      : dtype(dtype),
+        rows(rows),
+        cols(cols),
+        row_stride(row_stride ? row_stride : cols),
         bytes(static_cast<size_t>(rows * this->row_stride) * dtype_bytes(dtype), std::byte{0xff}) {}
 
   /// Normally distributed values.

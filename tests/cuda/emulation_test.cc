@@ -1,7 +1,6 @@
 // The emulation itself: kernels with known faults are reported, right ones run to their end under every schedule.
-#include <gtest/gtest.h>
-
 #include <cuda_runtime.h>
+#include <gtest/gtest.h>
 
 #include <vector>
 

@@ -1,11 +1,12 @@
 // Recorded steps: replayed instead of run, forgotten when there are too many, and never half recorded.
+#include "cuda/graph_cache.h"
+
 #include <gtest/gtest.h>
 
 #include <memory>
 #include <stdexcept>
 
 #include "cuda/gpu.h"
-#include "cuda/graph_cache.h"
 #include "emulation_support.h"
 
 namespace pagoda::cuda {

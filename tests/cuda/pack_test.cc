@@ -1,9 +1,10 @@
 // Matrices in the GPU's memory hold what the stored rows mean.
+#include "cuda/pack.h"
+
 #include <gtest/gtest.h>
 
 #include "core/check.h"
 #include "cuda/device_memory.h"
-#include "cuda/pack.h"
 #include "emulation_support.h"
 #include "io/dequantise.h"
 #include "io/quantise.h"

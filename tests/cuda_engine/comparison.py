@@ -1,4 +1,4 @@
-"""How the engine tests compare the emulated GPU with the CPU: prompts whose greedy tokens are no coin toss, and logprobs."""
+"""How the engine tests compare the emulated GPU with the CPU: on prompts whose greedy tokens are no coin toss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ NUM_TOKENS = 8
 NUM_CANDIDATES = 24  # prompts that are tried at a time
 MAX_TRIES = 20
 MAX_MODEL_LEN = 32  # some rotary embeddings depend on it
-# Activations are bf16 on the GPU and f32 on the CPU: a logprob moves by about 1 % of the spread of the logits, seldom by 5 %.
+# Activations are bf16 on the GPU and f32 on the CPU: a logprob moves by about 1 % of the spread of the logits, seldom
+# by 5 %.
 # The spread is taken as the distance from the best token to the twentieth.
 NUM_TOP = 20
 CLEAR_MARGIN = 0.1
@@ -24,8 +25,10 @@ GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, l
 
 
 def engine(path: Path, device: str, **options: Any) -> LLM:
-    """Without a tokenizer and a prefix cache, with steps of few tokens (matrix products are tried for up to as many when the engine
-    starts), unless told otherwise."""
+    """Without a tokenizer and a prefix cache, with steps of few tokens, unless told otherwise.
+
+    When the engine starts, matrix products are tried for up to as many tokens as a step holds.
+    """
     plain = {
         "skip_tokenizer": True,
         "num_threads": 1,
@@ -39,7 +42,7 @@ def engine(path: Path, device: str, **options: Any) -> LLM:
 
 
 def margin(output: RequestOutput) -> float:
-    """The smallest distance, over all positions, of the best token's logprob to the second's, in parts of the spread."""
+    """The smallest distance of the best token's logprob to the second's at any position, in parts of the spread."""
     rows = output.outputs[0].logprobs
     assert rows is not None
     smallest = float("inf")
@@ -54,8 +57,8 @@ def clear_prompts(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """For each length a random prompt that the CPU continues with clear choices; and its tokens.
 
-    Which experts a token goes to can be a coin toss too, without a trace in the logits: with `has_experts` a prompt must
-    be continued alike when the weights are rounded to bf16.
+    Which experts a token goes to can be a coin toss too, without a trace in the logits: with `has_experts` a prompt
+    must be continued alike when the weights are rounded to bf16.
     """
     options = {"max_num_seqs": NUM_CANDIDATES, "max_num_batched_tokens": 256}
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The whole engine on the emulated kernels: `pagoda._core` is here the extension that `make test-cuda` builds for it."""
+"""The whole engine on the emulated kernels: `pagoda._core` is here the extension that `make test-cuda` builds."""
 
 from __future__ import annotations
 

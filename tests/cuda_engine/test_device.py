@@ -39,7 +39,9 @@ def test_memory_utilization_fills_its_share_of_the_gpu(tiny: Callable[[str], Tin
         ({"device": "cpu", "kv_cache_dtype": "fp8"}, "must be auto, bf16, f32, got"),
     ],
 )
-def test_what_a_device_cannot_do_is_refused(options: dict[str, str], message: str, tiny: Callable[[str], TinyModel]) -> None:
+def test_what_a_device_cannot_do_is_refused(
+    options: dict[str, str], message: str, tiny: Callable[[str], TinyModel]
+) -> None:
     with pytest.raises(ValueError, match=message):
         LLM(str(tiny("llama").path), skip_tokenizer=True, **options)
 
@@ -50,7 +52,9 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(tiny: Callable[[str], TinyModel])
 
 
 def test_sampled_text_and_logprobs_come_from_the_gpu(talking: Path) -> None:
-    params = SamplingParams(temperature=0.9, top_p=0.9, top_k=20, seed=5, max_tokens=6, logprobs=3, repetition_penalty=1.2)
+    params = SamplingParams(
+        temperature=0.9, top_p=0.9, top_k=20, seed=5, max_tokens=6, logprobs=3, repetition_penalty=1.2
+    )
     with LLM(str(talking), device="cuda-emu", num_kv_blocks=64) as llm:
         first = llm.generate("Water boils at", params, use_tqdm=False)[0].outputs[0]
         again = llm.generate("Water boils at", params, use_tqdm=False)[0].outputs[0]
@@ -65,6 +69,8 @@ def test_recorded_steps_serve_many_requests(tiny: Callable[[str], TinyModel]) ->
     prompts = [prompt_of(3 + i, seed=i) for i in range(5)]
     params = [SamplingParams(temperature=0, max_tokens=3 + 2 * i, ignore_eos=True) for i in range(5)]
     with engine(tiny("llama").path, "cuda-emu", deterministic=True) as llm:
-        one = [llm.generate([p], [s], use_tqdm=False)[0].outputs[0].token_ids for p, s in zip(prompts, params, strict=True)]
+        one = [
+            llm.generate([p], [s], use_tqdm=False)[0].outputs[0].token_ids for p, s in zip(prompts, params, strict=True)
+        ]
         all_ = [output.outputs[0].token_ids for output in llm.generate(prompts, params, use_tqdm=False)]
     assert all_ == one

@@ -1,4 +1,4 @@
-"""The emulated GPU continues prompts with the CPU's tokens: every architecture, every way of storing weights that differs."""
+"""The emulated GPU continues prompts with the CPU's tokens: every architecture, every format of weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ WITH_EXPERTS = [name for name in DIRECTORIES if any(word in name for word in ("m
 def test_an_architecture_gives_the_tokens_of_the_cpu(name: str, tiny: Callable[[str], TinyModel]) -> None:
     model = tiny(name)
     prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size, has_experts=name in WITH_EXPERTS)
-    # Chunks of 16 tokens, and too few blocks for both requests: one is preempted and computed again from its cached prefix.
+    # Chunks of 16 tokens, and too few blocks for both requests: one is preempted and computed again from its cached
+    # prefix.
     options = {"max_num_batched_tokens": 16, "block_size": 4, "num_kv_blocks": 8, "prefix_cache": True}
     with engine(model.path, "cuda-emu", **options) as llm:
         assert llm.describe()["device"] == "emulated GPU"
@@ -31,7 +32,9 @@ def test_an_architecture_gives_the_tokens_of_the_cpu(name: str, tiny: Callable[[
 
 @pytest.mark.parametrize("fmt", ["q8_0", "q4_0", "q4_1", "q5_0", "f16"])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_a_gguf_file_gives_the_tokens_of_the_cpu(name: str, fmt: str, tiny_gguf: Callable[[str, str], TinyModel]) -> None:
+def test_a_gguf_file_gives_the_tokens_of_the_cpu(
+    name: str, fmt: str, tiny_gguf: Callable[[str, str], TinyModel]
+) -> None:
     model = tiny_gguf(name, fmt)
     prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size)
     with engine(model.path, "cuda-emu") as llm:
@@ -39,7 +42,9 @@ def test_a_gguf_file_gives_the_tokens_of_the_cpu(name: str, fmt: str, tiny_gguf:
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["f16", "fp8"])
-def test_other_types_of_kv_cache_give_the_tokens_of_the_cpu(kv_cache_dtype: str, tiny: Callable[[str], TinyModel]) -> None:
+def test_other_types_of_kv_cache_give_the_tokens_of_the_cpu(
+    kv_cache_dtype: str, tiny: Callable[[str], TinyModel]
+) -> None:
     model = tiny("llama")
     prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size)
     with engine(model.path, "cuda-emu", kv_cache_dtype=kv_cache_dtype) as llm:

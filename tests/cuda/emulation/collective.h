@@ -12,7 +12,8 @@
 
 // Default arguments are evaluated where the caller stands.
 #define EMU_SITE_PARAMETERS const char *emu_file = __builtin_FILE(), int emu_line = __builtin_LINE()
-#define EMU_SITE(operation) ::emu::Site{emu_file, emu_line, operation}
+#define EMU_SITE(operation) \
+  ::emu::Site { emu_file, emu_line, operation }
 
 namespace emu {
 
@@ -65,7 +66,8 @@ inline Meeting& find_meeting(Warp& warp, unsigned mask, unsigned lane, const Sit
     if (!gathering || !(meeting.mask & mask)) continue;
     if (meeting.mask != mask) fail("overlapping collectives with different masks", site, meeting.site);
     if (meeting.arrived >> lane & 1) continue;
-    if (std::strcmp(meeting.site.operation, site.operation) != 0) fail("lanes meet in different collectives", site, meeting.site);
+    if (std::strcmp(meeting.site.operation, site.operation) != 0)
+      fail("lanes meet in different collectives", site, meeting.site);
     return meeting;
   }
   if (!unused) fail("too many collectives at once", site);
@@ -125,7 +127,9 @@ inline unsigned own_lane() { return current_fiber().index % 32; }
 }  // namespace emu
 
 inline void __syncthreads(EMU_SITE_PARAMETERS) { emu::meet_at_barrier(0, 0, true, EMU_SITE("__syncthreads")); }
-inline int __syncthreads_or(int predicate, EMU_SITE_PARAMETERS) { return emu::vote(predicate, 0, EMU_SITE("__syncthreads_or")); }
+inline int __syncthreads_or(int predicate, EMU_SITE_PARAMETERS) {
+  return emu::vote(predicate, 0, EMU_SITE("__syncthreads_or"));
+}
 inline int __syncthreads_and(int predicate, EMU_SITE_PARAMETERS) {
   return emu::vote(predicate, 1, EMU_SITE("__syncthreads_and"));
 }
@@ -159,11 +163,13 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, EMU_S
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, EMU_SITE_PARAMETERS) {
-  return emu::meet_in_warp<int, unsigned>(mask, predicate, EMU_SITE("__ballot_sync"), [](int* in, unsigned* out, unsigned lanes) {
-    unsigned bits = 0;
-    for (unsigned lane = 0; lane < 32; ++lane) bits |= (lanes >> lane & 1 && in[lane] ? 1u : 0u) << lane;
-    for (unsigned lane = 0; lane < 32; ++lane) out[lane] = bits;
-  });
+  return emu::meet_in_warp<int, unsigned>(mask, predicate, EMU_SITE("__ballot_sync"),
+                                          [](int* in, unsigned* out, unsigned lanes) {
+                                            unsigned bits = 0;
+                                            for (unsigned lane = 0; lane < 32; ++lane)
+                                              bits |= (lanes >> lane & 1 && in[lane] ? 1u : 0u) << lane;
+                                            for (unsigned lane = 0; lane < 32; ++lane) out[lane] = bits;
+                                          });
 }
 inline int __any_sync(unsigned mask, int predicate, EMU_SITE_PARAMETERS) {
   return __ballot_sync(mask, predicate, emu_file, emu_line) != 0;
@@ -174,11 +180,13 @@ inline int __all_sync(unsigned mask, int predicate, EMU_SITE_PARAMETERS) {
 
 /// The lanes of `mask` that hold the same value.
 inline unsigned __match_any_sync(unsigned mask, int value, EMU_SITE_PARAMETERS) {
-  return emu::meet_in_warp<int, unsigned>(mask, value, EMU_SITE("__match_any_sync"), [](int* in, unsigned* out, unsigned lanes) {
-    for (unsigned lane = 0; lane < 32; ++lane) {
-      for (unsigned other = 0; other < 32; ++other) out[lane] |= (lanes >> other & 1 && in[other] == in[lane] ? 1u : 0u) << other;
-    }
-  });
+  return emu::meet_in_warp<int, unsigned>(mask, value, EMU_SITE("__match_any_sync"),
+                                          [](int* in, unsigned* out, unsigned lanes) {
+                                            for (unsigned lane = 0; lane < 32; ++lane) {
+                                              for (unsigned other = 0; other < 32; ++other)
+                                                out[lane] |= (lanes >> other & 1 && in[other] == in[lane] ? 1u : 0u) << other;
+                                            }
+                                          });
 }
 
 /// The largest value of the lanes of `mask`.

@@ -80,7 +80,8 @@ void ldmatrix(uint32_t (&r)[4], const void* row, bool transposed, const Site& si
 uint32_t transpose_8x8(uint32_t elements, const Site& site) {
   return meet_in_warp<uint32_t, uint32_t>(~0u, elements, site, [](uint32_t* in, uint32_t* out, unsigned) {
     for (int lane = 0; lane < 32; ++lane) {
-      const int row = lane / 4, column = 2 * (lane % 4);  // of the result: element (i, row) of what came in, i = column and the next
+      const int row = lane / 4,
+                column = 2 * (lane % 4);  // of the result: element (i, row) of what came in, i = column and the next
       const uint32_t low = in[4 * column + row / 2] >> 16 * (row % 2) & 0xffffu;
       const uint32_t high = in[4 * (column + 1) + row / 2] >> 16 * (row % 2) & 0xffffu;
       out[lane] = low | high << 16;
@@ -132,8 +133,8 @@ void multiply(const Operands* in, Sums* out, float (*value)(uint16_t)) {
 
 void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t), const Site& site) {
   const Operands own{{a[0], a[1], a[2], a[3]}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
-  const Sums sums = meet_in_warp<Operands, Sums>(~0u, own, site,
-                                                 [=](Operands* in, Sums* out, unsigned) { multiply(in, out, value); });
+  const Sums sums =
+      meet_in_warp<Operands, Sums>(~0u, own, site, [=](Operands* in, Sums* out, unsigned) { multiply(in, out, value); });
   for (int i = 0; i < 4; ++i) d[i] = sums.d[i];
 }
 

@@ -1,4 +1,5 @@
-// The vector types of CUDA C++ that the kernels use, with CUDA's names, sizes and alignments. Part of the emulation's cuda_runtime.h.
+// The vector types of CUDA C++ that the kernels use, with CUDA's names, sizes and alignments. Part of the emulation's
+// cuda_runtime.h.
 #pragma once
 
 #include <cstdint>
