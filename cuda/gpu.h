@@ -11,7 +11,7 @@
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define PAGODA_EMULATED_SITE
 #else
-#include "emulated_gpu.h"
+#include <emulated_gpu.h>
 #define DYNAMIC_SHARED(name) unsigned char* name = ::emu::current_block().shared
 #define PAGODA_EMULATED_SITE , EMU_SITE_PARAMETERS
 #endif

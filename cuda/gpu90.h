@@ -10,7 +10,7 @@
 #if defined(__CUDACC__)
 #define PAGODA_EMULATED_ONLY_SITE
 #else
-#include "emulated_gpu90.h"
+#include <emulated_gpu90.h>
 #define PAGODA_EMULATED_ONLY_SITE EMU_SITE_PARAMETERS
 #endif
 
