@@ -1,4 +1,7 @@
-"""The installed package on a GPU. `--device cuda-emu` takes the emulated one, where `pagoda._core` has it."""
+"""The installed package on a GPU.
+
+`--device cuda-emu -k tiny` tries these tests out on the emulated GPU, where `pagoda._core` has it.
+"""
 
 from __future__ import annotations
 
