@@ -109,9 +109,12 @@ constexpr unsigned sample_threads(int num_chunks, int max_warps) {
   return 32u * static_cast<unsigned>(num_chunks < max_warps ? num_chunks : max_warps);
 }
 
+/// How many of the passes' blocks run on a multiprocessor at once, by their registers.
+constexpr int kBlocksPerMultiprocessor = 6;
+
 /// Blocks that share a row in the passes over all of it, so that few rows use the whole GPU.
 inline unsigned sample_slices(const Queue& queue, const SampleWork& work, int warps) {
-  const int wanted = queue.num_multiprocessors * 8 / work.num_rows;
+  const int wanted = queue.num_multiprocessors * kBlocksPerMultiprocessor / work.num_rows;
   const int most = static_cast<int>(divide_up(work.num_chunks, warps));
   return static_cast<unsigned>(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }

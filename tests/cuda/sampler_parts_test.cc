@@ -185,7 +185,37 @@ TEST(Penalties, infinities_that_they_make_are_told_from_those_that_were_there) {
   EXPECT_EQ(made.states[0].bad_added, 2u);
 }
 
-__global__ void draw_kernel(SampleWork work, Mass* sums, int32_t* tokens, uint32_t threshold, float max) {
+__global__ void divide_kernel(float* x, int64_t n, float divisor) {
+  gpu::wait_for_grid();
+  const Divisor by(divisor);
+  for (int64_t i = 4 * (blockIdx.x * blockDim.x + threadIdx.x); i < n; i += 4 * gridDim.x * blockDim.x) {
+    float values[4] = {x[i], x[i + 1], x[i + 2], x[i + 3]};
+    by.divide(values);
+    for (int j = 0; j < 4; ++j) x[i + j] = values[j];
+  }
+}
+
+TEST(Divisor, quotients_have_the_bits_of_the_division) {
+  std::mt19937 random(8);
+  const auto any = [&](unsigned exponents,
+                       unsigned middle) {  // a float near 1, or one of any size; long mantissas are frequent
+    const uint32_t exponent = 127 - middle + random() % exponents, mantissa = random() % 3 ? random() : ~(random() % 9);
+    return std::bit_cast<float>(static_cast<uint32_t>(random() % 2) << 31 | exponent << 23 | (mantissa & 0x7fffffu));
+  };
+  for (int i = 0; i < 3000; ++i) {
+    const float divisor = std::abs(i % 10 ? any(4, 2) : any(254, 126));
+    std::vector<float> x;
+    for (int j = 0; j < 512; ++j) x.push_back(j < 448 ? any(8, 4) : j < 500 ? any(254, 126) : 0);
+    if (i % 3 == 0) x[500] = -kInfinity, x[501] = -0.0f, x[502] = 1e-44f, x[503] = std::numeric_limits<float>::max();
+    std::vector<float> expected = x;
+    for (float& value : expected) value /= divisor;
+    launch(test_queue(), {1, 32}, "divide", divide_kernel, x.data(), int64_t{512}, divisor);
+    synchronize();
+    ASSERT_EQ(std::memcmp(x.data(), expected.data(), x.size() * sizeof(float)), 0) << "by " << divisor;
+  }
+}
+
+__global__ void draw_kernel(SampleWork work, Mass* sums, int32_t* tokens, float threshold, float max) {
   gpu::wait_for_grid();
   DYNAMIC_SHARED(shared);
   BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
@@ -195,7 +225,7 @@ __global__ void draw_kernel(SampleWork work, Mass* sums, int32_t* tokens, uint32
   const SampleRow& params = work.tasks[r].row;
   const int32_t by_chunk = draw_from_chunks(row, params, max, threshold, sums + r * work.num_chunks, space);
   const ListSource list{work.list + r * work.vocab, work.vocab, 0};
-  const int32_t by_list = draw_from_list(list, work.vocab, params, max, threshold, space);
+  const int32_t by_list = draw_from_list(list, work.vocab, params, max, float_key(threshold), space);
   if (threadIdx.x == 0) tokens[2 * r] = by_chunk, tokens[2 * r + 1] = by_list;
 }
 
@@ -226,8 +256,7 @@ TEST(Draw, a_target_on_the_border_of_two_tokens_draws_the_second) {
   work.list = list.data();
   const float cut = kMax - 25.8f;
   std::vector<int32_t> tokens(2 * kRows);
-  launch(test_queue(), {kRows, 64, sizeof(BlockSpace)}, "draw", draw_kernel, work, sums.data(), tokens.data(), float_key(cut),
-         kMax);
+  launch(test_queue(), {kRows, 64, sizeof(BlockSpace)}, "draw", draw_kernel, work, sums.data(), tokens.data(), cut, kMax);
   synchronize();
   for (int r = 0; r < kRows; ++r) {
     const float* x = logits.data() + r * kVocab;
