@@ -17,7 +17,7 @@ CUDA_TARGETS := pagoda_cuda_device gpu_kernels_bench gpu_engine_bench _core
 CMAKE_PYBIND = -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 
 .DELETE_ON_ERROR:
-.PHONY: serve chat bench bench-gpu test test-cpp test-cuda test-gpu test-python test-sanitize build-tests build-cuda fuzz lint format
+.PHONY: serve chat bench bench-gpu test test-cpp test-cuda test-gpu test-python test-sanitize test-cuda-sanitize build-tests build-cuda fuzz lint format
 .PHONY: clean help install
 
 serve: $(VENV)/package.stamp  ## build, install and start the server on 127.0.0.1:8000 (ARGS="..." are its flags)
@@ -50,9 +50,17 @@ test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end 
 
 test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-behaviour sanitizers
 	@tools/prerequisites.sh $(PYTHON) gtest
-	@tools/quietly.sh "configuring with sanitizers" $(CMAKE_TESTS) -B build/asan -DPAGODA_PYTHON=OFF -DPAGODA_SANITIZE=address,undefined
+	@tools/quietly.sh "configuring with sanitizers" $(CMAKE_TESTS) -B build/asan -DPAGODA_PYTHON=OFF -DPAGODA_EMULATION=OFF \
+	  -DPAGODA_SANITIZE=address,undefined
 	@tools/quietly.sh "building with sanitizers" cmake --build build/asan -j $(JOBS)
 	@echo "== running the C++ tests under sanitizers" && tools/run_ctest.sh build/asan $(JOBS)
+
+test-cuda-sanitize: $(VENV)/base.stamp  ## the emulated CUDA tests under the same sanitizers
+	@tools/prerequisites.sh $(PYTHON) gtest
+	@tools/quietly.sh "configuring with sanitizers" $(CMAKE_TESTS) -B build/asan-cuda -DPAGODA_PYTHON=OFF \
+	  -DPAGODA_SANITIZE=address,undefined
+	@tools/quietly.sh "building with sanitizers" cmake --build build/asan-cuda -j $(JOBS)
+	@echo "== running the CUDA tests under sanitizers" && tools/run_ctest.sh build/asan-cuda $(JOBS) -L cuda-emu
 
 build-cuda: $(VENV)/base.stamp $(VENV)/cuda-check.stamp  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
 	@tools/prerequisites.sh $(PYTHON) gtest
