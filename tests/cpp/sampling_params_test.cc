@@ -98,18 +98,27 @@ struct Row {
 };
 
 Row make_row(const SamplingParams& params, std::vector<int32_t> tokens, int64_t num_prompt,
-             std::vector<std::vector<int32_t>> bad_words = {}) {
+             std::vector<std::vector<int32_t>> bad_words = {}, int64_t num_unknown = 0) {
   Row result;
   result.batch.vocab_size = 100;
   const std::vector<int32_t> eos{2, 3};
   TokenCounts counts;
   counts.add_prompt(std::span(tokens).first(static_cast<size_t>(num_prompt)));
   for (size_t i = static_cast<size_t>(num_prompt); i < tokens.size(); ++i) counts.add_output(tokens[i]);
-  add_sample_row(result.batch, {&params, 7, tokens, num_prompt, &counts, bad_words, eos});
+  add_sample_row(result.batch, {&params, 7, tokens, num_unknown, num_prompt, &counts, bad_words, eos});
   return result;
 }
 
 TEST(Sampler, the_counter_is_the_position_of_the_token_to_draw) { EXPECT_EQ(make_row({}, {1, 2, 3, 4}, 2).row().counter, 4u); }
+
+TEST(Sampler, tokens_that_are_not_known_yet_count_as_output) {
+  SamplingParams params;
+  params.min_tokens = 3;
+  EXPECT_EQ(make_row(params, {1, 2, 3, 4}, 2).batch.edits.size(), 2u) << "the ends of sequence are banned";
+  const Row behind = make_row(params, {1, 2, 3, 4}, 2, {}, 1);
+  EXPECT_EQ(behind.row().counter, 5u);
+  EXPECT_TRUE(behind.batch.edits.empty());
+}
 
 TEST(Sampler, end_and_stop_tokens_are_banned_before_min_tokens_only) {
   SamplingParams params;
