@@ -9,6 +9,7 @@ template <class Kv>
 static void launch_as(const Queue& queue, const AttentionParams& params) {
   using Large = PrefillShape<Kv, 128, 128, 2, 8, 1>;
   using Small = PrefillShape<Kv, 128, 128, 1, 4, 2>;
+  static_assert(Large::kSharedBytes <= 227 * 1024 && 2 * (Small::kSharedBytes + 1024) <= 100 * 1024);  // sm_90, sm_89
   if (queue.shared_bytes >= Large::kSharedBytes) return launch_prefill_attention<Large>(queue, params);
   launch_prefill_attention<Small>(queue, params);
 }

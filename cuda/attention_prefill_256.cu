@@ -9,6 +9,7 @@ template <class Kv>
 static void launch_as(const Queue& queue, const AttentionParams& params) {
   using Large = PrefillShape<Kv, 256, 256, 1, 4, 1>;
   using Small = PrefillShape<Kv, 256, 128, 1, 4, 2>;
+  static_assert(Large::kSharedBytes <= 163 * 1024 && Small::kSharedBytes <= 99 * 1024);  // sm_80, sm_89
   if (queue.shared_bytes >= Large::kSharedBytes) return launch_prefill_attention<Large>(queue, params);
   launch_prefill_attention<Small>(queue, params);
 }

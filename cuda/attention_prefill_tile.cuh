@@ -223,7 +223,8 @@ class KvStream {
     if (thread >= kAttentionTile || !in_range(key)) return 0;
     return p_.block_table[int64_t{tile_.seq} * p_.max_blocks + (key >> p_.block_shift)];
   }
-  /// Writes down, for the block's copies, which rows of head_dim elements of the cache hold the tile's keys.
+  /// Writes down, for the block's copies, which rows of head_dim elements of the cache hold the tile's keys. (A layer has less
+  /// than 2^31.)
   __device__ __forceinline__ void place(int tile, int block) {
     const int thread = own_thread(), key = tile * kAttentionTile + thread;
     if (thread < kAttentionTile) {

@@ -132,24 +132,20 @@ struct LinearSums {
   }
 };
 
-/// Adds the groups' slices, `count` of them, to the first group's total (or begins it, if this is the `first` time), in order.
-/// `partials` is shared memory for the sums of the other groups. Called by the whole block.
+/// Adds the groups' sums, of `num_slices` slices, to the first group's total in order. Called by the whole block.
 template <class Sums>
-__device__ __forceinline__ void add_slices(Sums& total, Sums& own, float* partials, int group, int count, bool first) {
-  constexpr LinearShape kShape = Sums::kShape;
-  constexpr int kThreads = kShape.group_threads();
+__device__ __forceinline__ void add_groups(Sums& total, Sums& own, float* partials, int group, int num_slices) {
+  constexpr int kThreads = Sums::kShape.group_threads(), kCount = Sums::kShape.rows * Sums::kShape.tokens;
   const int thread = static_cast<int>(threadIdx.x) % kThreads;
-  if constexpr (kShape.groups > 1) {
-    if (group > 0 && group < count) {
-      float* const to = partials + (group - 1) * (kShape.rows * kShape.tokens) + thread;
-      own.for_each(own, [&](float sum, float, int i) { to[i * kThreads] = sum; });
-    }
-    __syncthreads();
-    if (group > 0) return;
+  if (group > 0 && group < num_slices) {
+    float* const to = partials + (group - 1) * kCount + thread;
+    own.for_each(own, [&](float sum, float, int i) { to[i * kThreads] = sum; });
   }
-  total.for_each(own, [&](float& sum, float next, int) { sum = first ? next : sum + next; });
-  for (int other = 1; other < count; ++other) {
-    const float* const from = partials + (other - 1) * (kShape.rows * kShape.tokens) + thread;
+  __syncthreads();
+  if (group > 0) return;
+  total.for_each(own, [](float& sum, float first, int) { sum += first; });
+  for (int other = 1; other < num_slices; ++other) {
+    const float* const from = partials + (other - 1) * kCount + thread;
     total.for_each(own, [&](float& sum, float, int i) { sum += from[i * kThreads]; });
   }
 }
@@ -196,21 +192,25 @@ __global__ void __launch_bounds__(linear_shape(kTile).threads(), linear_blocks(k
   gpu::launch_dependents();
   ring.start();
 
-  auto* const partials = reinterpret_cast<float*>(shared + kShape.groups * linear_ring_bytes(kFormat, kTile));
   const int num_chunks = static_cast<int>(job.stride) / kLinearChunk;
-  const int end = kShape.groups < kLinearMaxSlices ? ring.num_slices() : kShape.groups;  // a single turn is known to be one
-  Sums total{};
-  for (int first = 0; first < end; first += kShape.groups) {
-    const int slice = first + ring.group();
-    Sums sums{};
-    if (slice < ring.num_slices()) {
-      for (int unit = slice; unit < ring.num_units(); unit += ring.num_slices()) {
-        const unsigned char* stage = ring.next();
-        sums.multiply(stage, min(kChunks, num_chunks - unit * kChunks));
-      }
+  const auto add_slice = [&](Sums& sums, int slice) {
+    for (int unit = slice; unit < ring.num_units(); unit += ring.num_slices()) {
+      const unsigned char* stage = ring.next();
+      sums.multiply(stage, min(kChunks, num_chunks - unit * kChunks));
     }
-    if (first > 0 && kShape.groups > 1) __syncthreads();  // the first group has read the partials of the last turn
-    add_slices(total, sums, partials, ring.group(), min(kShape.groups, ring.num_slices() - first), first == 0);
+  };
+  Sums total{};
+  if constexpr (kShape.groups == 1) {
+    for (int slice = 0; slice < ring.num_slices(); ++slice) {
+      Sums sums{};
+      add_slice(sums, slice);
+      total.for_each(sums, [](float& sum, float next, int) { sum += next; });
+    }
+  } else {
+    Sums sums{};
+    if (ring.group() < ring.num_slices()) add_slice(sums, ring.group());
+    auto* const partials = reinterpret_cast<float*>(shared + kShape.groups * linear_ring_bytes(kFormat, kTile));
+    add_groups(total, sums, partials, ring.group(), ring.num_slices());
   }
   ring.finish();
   if (ring.group() == 0) store_sums(job, work, total);

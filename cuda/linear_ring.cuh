@@ -181,9 +181,9 @@ class LinearRing {
   /// Goes on to the group's next unit in the order of summation, past the last one to num_units.
   __device__ __forceinline__ void advance() {
     unit_ += num_slices_;
-    if constexpr (kShape.groups < kLinearMaxSlices) {
+    if constexpr (kShape.groups == 1) {
       if (unit_ < num_units_) return;
-      slice_ += kShape.groups;
+      ++slice_;
       unit_ = slice_ < num_slices_ ? slice_ : num_units_;
     }
   }

@@ -1,8 +1,9 @@
 // The shapes that our matrix products are computed in, and the one order in which every output element is summed, whichever
 // shape computes it:
 //   - Columns come in units of one or two chunks of 64. Slice s of num_slices takes the units s, s + num_slices, ... and is one
-//     chain of mma over 16 columns at a time: step j = 0..3 of a chunk takes the columns 16 t + 4 j + i, t and i in [0, 4).
-//   - Slices are added in ascending order, then the bias.
+//     chain of mma over 16 columns at a time: of a chunk step j in [0, 4) takes the columns from 16 j on (bf16), or 16 t + 4 j
+//     + i with t and i in [0, 4) (q8, q4).
+//   - Slices are added to zero in ascending order, then the bias.
 // So the bits of an element depend on its row of x, its row of the weight and the number of columns, and on nothing else.
 // Included by linear*.cu; no device code.
 #pragma once
@@ -29,8 +30,8 @@ constexpr int linear_num_slices(int num_units) { return num_units < kLinearMaxSl
 enum class LinearTile : uint8_t { r16n8, r32n8, r32n16, r32n32, r64n64, r128n128 };
 constexpr int kNumLinearTiles = 6;
 
-/// A block is `groups` groups of warps_m * warps_n warps. Each group has a ring of its own and computes the whole tile over
-/// every groups-th slice.
+/// A block is one group of warps_m * warps_n warps, or kLinearMaxSlices groups. Each has a ring of its own and computes the
+/// whole tile, the only one over all slices in turn, otherwise each over one.
 struct LinearShape {
   int rows, tokens;
   int warps_m, warps_n, groups;

@@ -98,8 +98,8 @@ if ! step "build" 240 bash -c build_all; then
 fi
 suite=$build/tests/cuda/device/pagoda_cuda_device
 step "conformance of the instructions" 30 "$suite" --gtest_brief=1 --gtest_filter='Wrappers*'
-step "device suite" 120 "$suite" --gtest_brief=1 --gtest_filter='-Wrappers*' --gtest_output=json:"$out/device_suite.json"
-step "benchmark of the kernels" 130 "$build/bench/gpu/gpu_kernels_bench" $bench --out="$out/kernels.json"
+step "device suite" 150 "$suite" --gtest_brief=1 --gtest_filter='-Wrappers*' --gtest_output=json:"$out/device_suite.json"
+step "benchmark of the kernels" 110 "$build/bench/gpu/gpu_kernels_bench" $bench --out="$out/kernels.json"
 step "benchmark of the engine" 150 "$build/bench/gpu/gpu_engine_bench" $bench --out="$out/engine.json"
 step "site" 10 bash -c make_site
 PYTHONPATH=$build/site step "end to end" 60 python3 -m pytest -q tests/cuda/device

@@ -13,6 +13,7 @@ std::vector<AttentionCase> cases() {
       {.num_heads = 3, .kv_heads = 1, .head_dim = 96, .block_size = 32, .kv_dtype = DType::f16, .sinks = true, .seqs = {}},
       {.num_heads = 7, .kv_heads = 1, .head_dim = 128, .kv_dtype = DType::f8_e4m3, .seqs = {}},
       {.num_heads = 2, .kv_heads = 2, .head_dim = 128, .block_size = 1, .window = 100, .seqs = {}},
+      {.num_heads = 2, .kv_heads = 2, .head_dim = 40, .window = 3, .seqs = {}},
       {.num_heads = 2, .kv_heads = 1, .head_dim = 256, .soft_cap = 20, .seqs = {}},
       {.num_heads = 9, .kv_heads = 1, .head_dim = 33, .block_size = 4, .kv_dtype = DType::f8_e4m3, .window = 290, .seqs = {}},
   };

@@ -99,6 +99,43 @@ TEST(Linear, large_products_are_right) {
   }
 }
 
+/// The sum in the order of linear_tile.h, each product added by itself as the emulated mma does.
+float sum_in_order(const HostMatrix& weight, int64_t row, const HostTensor& x, int64_t token) {
+  const Matrix& matrix = weight.matrix();
+  const bool natural = matrix.format == MatrixFormat::bf16;
+  const int64_t unit_cols = natural ? 64 : 128, num_units = (matrix.stride + unit_cols - 1) / unit_cols;
+  const int64_t num_slices = std::min<int64_t>(num_units, 4);
+  float total = 0;
+  for (int64_t slice = 0; slice < num_slices; ++slice) {
+    float sum = 0;
+    for (int64_t unit = slice; unit < num_units; unit += num_slices) {
+      for (int64_t k = 0; k < unit_cols; ++k) {
+        const int64_t step = k % 64 / 16, i = k % 16;
+        const int64_t col = natural ? k : k / 64 * 64 + 16 * (i % 8 / 2) + 4 * step + i % 2 + 2 * (i / 8);
+        const int64_t at = unit * unit_cols + col;
+        if (at < matrix.cols) sum += weight.value(row, at) * x.get(token, at);
+      }
+    }
+    total = slice == 0 ? sum : total + sum;
+  }
+  return total;
+}
+
+TEST(Linear, sums_are_in_the_documented_order) {
+  for (MatrixFormat format : kMatrixFormats) {
+    for (int64_t cols : {64, 192, 608, 1536}) {
+      Case c(format, {24, cols}, 3);
+      const HostTensor out = c.run();
+      for (int64_t token = 0; token < 3; ++token) {
+        for (int64_t row = 0; row < 24; ++row) {
+          ASSERT_EQ(out.get(token, row), sum_in_order(c.weight, row, c.x, token) + c.bias[static_cast<size_t>(row)])
+              << describe(format, {24, cols}, 3);
+        }
+      }
+    }
+  }
+}
+
 TEST(Linear, every_tile_gives_the_same_bits) {
   for (MatrixFormat format : kMatrixFormats) {
     for (Size size : {Size{150, 64}, Size{40, 320}, Size{17, 832}}) {

@@ -1,9 +1,13 @@
 // Random weight matrices in the formats of cuda/matrix.h, and products with them in double precision.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <random>
 #include <span>
 #include <vector>
@@ -20,18 +24,20 @@ inline const char* matrix_format_name(MatrixFormat format) {
   return format == MatrixFormat::bf16 ? "bf16" : format == MatrixFormat::q8 ? "q8" : "q4";
 }
 
-/// Memory aligned like the device's.
+/// Memory aligned like the device's and zero; what lies behind it is out of bounds for AddressSanitizer.
 class AlignedBytes {
  public:
-  explicit AlignedBytes(size_t bytes) : lines_((bytes + sizeof(Line) - 1) / sizeof(Line)) {}
-  std::byte* data() { return reinterpret_cast<std::byte*>(lines_.data()); }
-  const std::byte* data() const { return reinterpret_cast<const std::byte*>(lines_.data()); }
+  explicit AlignedBytes(size_t bytes) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, kAlignment, std::max<size_t>(bytes, 1))) throw std::bad_alloc();
+    data_.reset(static_cast<std::byte*>(memory));
+    std::fill_n(data_.get(), bytes, std::byte{0});
+  }
+  std::byte* data() const { return data_.get(); }
 
  private:
-  struct alignas(256) Line {
-    std::byte bytes[256];
-  };
-  std::vector<Line> lines_;
+  static constexpr size_t kAlignment = 256;
+  std::unique_ptr<std::byte, void (*)(void*)> data_{nullptr, std::free};
 };
 
 /// A matrix of values about 1 / sqrt(cols) in size. What lies behind `cols` is zero.

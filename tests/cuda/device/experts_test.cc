@@ -90,7 +90,7 @@ std::vector<float> multiply_grouped(Machine& machine, const Mixture& m, const Gr
 }
 
 TEST_F(Experts, grouped_products) {
-  const int64_t rows = is_emulated() ? 40 : 1408, cols = is_emulated() ? 96 : 2048;
+  const int64_t rows = is_emulated() ? 40 : 768, cols = is_emulated() ? 96 : 1024;
   for (const Mixture& m : mixtures()) {
     if (m.num_experts > 60) continue;
     for (const WeightFormat format : {WeightFormat::bf16, WeightFormat::q8_0, WeightFormat::q4_0}) {

@@ -28,11 +28,12 @@ std::ostream& operator<<(std::ostream& out, const Product& p) {
              << (p.bias ? ", bias" : "") << ", gap " << p.gap;
 }
 
-std::vector<Product> products() {
+/// Large ones only of what stays as it is: the others are bf16 once they are packed.
+std::vector<Product> products(WeightFormat format) {
   std::vector<Product> all = {
       {1, 64, 64}, {1, 200, 256, true}, {3, 96, 576, false, true}, {16, 80, 128, false, false, 8}, {17, 65, 96, true, true, 3},
       {70, 48, 64}};
-  if (!is_emulated()) {
+  if (!is_emulated() && (format == WeightFormat::bf16 || format == WeightFormat::q8_0 || format == WeightFormat::q4_0)) {
     all.insert(all.end(), {{1, 4096, 4096},
                            {8, 6144, 4096, false, true},
                            {16, 4096, 14336},
@@ -59,7 +60,7 @@ std::vector<float> run(Machine& machine, const Product& p, const StoredMatrix& s
 
 TEST_F(Linear, every_format_and_number_of_tokens) {
   for (const Format& format : kFormats) {
-    for (const Product& p : products()) {
+    for (const Product& p : products(format.format)) {
       SCOPED_TRACE(::testing::Message() << weight_format_info(format.format).name << ": " << p);
       const StoredMatrix stored(format.format, p.rows, p.cols, 5);
       expect_same(format.tolerance, [&](Machine& machine) { return run(machine, p, stored, false); });
@@ -98,8 +99,7 @@ TEST_F(Linear, stacked_parts_and_reordered_rows) {
 TEST_F(Linear, tuned_products) {
   std::vector<Product> all = {{1, 128, 64}, {5, 64, 128, true}, {40, 128, 128, false, true}};
   if (!is_emulated()) {
-    all = {
-        {1, 4096, 4096}, {16, 6144, 4096, false, true}, {64, 28672, 4096}, {512, 4096, 14336}, {32, 32000, 2048, true, true}};
+    all = {{16, 6144, 4096, false, true}, {512, 4096, 14336}, {32, 32000, 2048, true, true}};
   }
   for (const bool deterministic : {false, true}) {
     for (const Product& p : all) {

@@ -343,8 +343,8 @@ _PRODUCTS = [
     Mutant(
         "slices are added in descending order",
         "cuda/linear_kernel.cuh",
-        "for (int other = 1; other < count; ++other)",
-        "for (int other = count - 1; other > 0; --other)",
+        "for (int other = 1; other < num_slices; ++other)",
+        "for (int other = num_slices - 1; other > 0; --other)",
         "linear_test",
         "Linear.every_tile_gives_the_same_bits",
         "cuda/linear_bf16.cu",
