@@ -145,7 +145,7 @@ class AttentionProblem {
         for (int i = 0; i < setup_.head_dim; ++i)
           got.push_back(out_.get(query_start_[seq] + query, head * setup_.head_dim + i));
         const double error = relative_error(expected, got);
-        worst = error <= worst ? worst : error;  // NaN counts
+        worst = error <= worst || worst != worst ? worst : error;  // NaN counts, and stays
       }
     }
     return worst;
@@ -154,7 +154,7 @@ class AttentionProblem {
     double worst = 0;
     for (size_t seq = 0; seq < setup_.seqs.size(); ++seq) {
       const double error = error_of(seq);
-      worst = error <= worst ? worst : error;
+      worst = error <= worst || worst != worst ? worst : error;
     }
     return worst;
   }

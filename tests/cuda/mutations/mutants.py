@@ -88,7 +88,7 @@ _ROWS = [
         "row < rows ?",
         "row <= rows ?",
         "elementwise_test",
-        "Elementwise.add_is_a_sum_rounded_once",
+        "Elementwise.no_row_knows_of_others",
         "cuda/elementwise.cu",
     ),
     Mutant(
@@ -463,7 +463,7 @@ _SAMPLER = [
         "seen > largest ? token",
         "seen >= largest ? token",
         "sampler_test",
-        "Sampler.*",
+        "Sampler.vocabularies_of_few_tokens_are_sampled",
     ),
     Mutant(
         "equal logits count as better ones",
@@ -479,7 +479,7 @@ _SAMPLER = [
         "values[i] >= bound ?",
         "values[i] > bound ?",
         "sampler_test",
-        "Sampler.*",
+        "Sampler.rows_equal_the_cpu_backends",
         "cuda/sample_mass.cu",
     ),
     Mutant(
