@@ -36,7 +36,7 @@ struct LinearCopy {
 
   const unsigned char* from;  ///< the thread's first piece of unit 0
   uint32_t step_bytes;        ///< between its rows in global memory
-  uint32_t end;               ///< bytes of a row from its piece on
+  int end;                    ///< bytes of a row from its piece on; may be negative
   int rows;                   ///< of the tile from its row on
 
   __device__ static int row(int thread) { return thread / kRowPieces; }
@@ -45,13 +45,13 @@ struct LinearCopy {
   __device__ LinearCopy(int thread, const unsigned char* first_row, uint32_t row_bytes, int num_rows)
       : from(gpu::opaque(first_row + static_cast<uint32_t>(row(thread)) * row_bytes + piece(thread) * kPieceBytes)),
         step_bytes(gpu::opaque(kRowStep * row_bytes)),
-        end(row_bytes - piece(thread) * kPieceBytes),
+        end(static_cast<int>(row_bytes) - piece(thread) * kPieceBytes),
         rows(num_rows - row(thread)) {}
 
   /// Calls copy(i, address) for the thread's pieces of a unit that exist.
   template <class Copy>
   __device__ __forceinline__ void for_each(int unit, Copy&& copy) const {
-    const uint32_t k = static_cast<uint32_t>(unit) * kRowBytes;
+    const int k = unit * kRowBytes;
     const unsigned char* const at = gpu::opaque(from + k);
     const int count = kWholeUnits || k < end ? rows : 0;
 #pragma unroll
