@@ -19,13 +19,12 @@ __device__ __forceinline__ int order_of(float logit) {
   return bits < 0 ? bits ^ INT_MAX : bits;
 }
 
-/// e^x as backend/cpu/simd.h computes it portably, product and sum rounded apart.
+/// e^x for x <= 0 (or NaN) as backend/cpu/simd.h computes it portably, product and sum rounded apart.
 __device__ __forceinline__ float exponential(float x) {
   const float magic = 12582912.0f + 127.0f;
-  const float clamped = 88.37f < x ? 88.37f : x;
-  const float shifted = clamped * 1.44269504088896341f + magic;
+  const float shifted = x * 1.44269504088896341f + magic;
   const float n = shifted - magic;
-  float r = n * -0.693359375f + clamped;
+  float r = n * -0.693359375f + x;
   r = n * 2.12194440e-4f + r;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <utility>
 
 #include "backend/cpu/routing.h"
 #include "cuda/kernels.h"
@@ -97,9 +98,14 @@ TEST(Route, takes_strided_logits) {
 TEST(Route, sorts_many_pairs_by_several_warps) {
   const Case c{24, 3, 2500, {3, false, false, 1}};
   expect_as_on_cpu(c, random_logits(c, false));
+}
+
+TEST(Route, sorts_within_the_shared_memory_of_the_device) {
   Queue small = test_queue();
-  small.shared_bytes = 512;  // room for four warps' counts
+  const size_t before = std::exchange(emu::device().shared_bytes, 512);  // room for four warps' counts
+  small.shared_bytes = emu::device().shared_bytes;
   expect_as_on_cpu({24, 3, 400, {3, false, false, 1}}, random_logits({24, 3, 400, {}}, false), small);
+  emu::device().shared_bytes = before;
 }
 
 TEST(Route, no_schedule_of_threads_changes_anything) {
