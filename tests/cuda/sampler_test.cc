@@ -37,6 +37,20 @@ TEST(Sampler, vocabularies_of_few_tokens_are_sampled) {
   }
 }
 
+TEST(Sampler, what_lies_behind_aligned_rows_is_not_sampled) {
+  RandomRows random(11);
+  TestSampler sampler;
+  for (int vocab : {1021, 1022, 1023, 2047}) {
+    SampleCase sample;
+    do {
+      sample = random.make(vocab, 30);  // NaNs between the rows
+    } while (sample.stride % 4 || sample.offset || reinterpret_cast<uintptr_t>(sample.logits.data()) % 16);
+    SCOPED_TRACE(testing::Message() << vocab << " tokens");
+    expect_equal(reference(sample), sampler.run(sample), sample.batch);
+    if (HasFatalFailure()) return;
+  }
+}
+
 void expect_like_cpu(int vocab, int rows, unsigned seed) {
   RandomRows random(seed);
   SampleCase sample = random.make(vocab, rows);
