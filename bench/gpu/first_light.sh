@@ -92,7 +92,7 @@ export PAGODA_CUDA_LIBRARIES=$libraries
 bench="--commit=$commit --libraries=$libraries --cache=$out/tuned"
 
 step "facts" 20 bash -c facts
-if ! step "build" 240 bash -c build_all; then
+if ! step "build" $((seconds / 2)) bash -c build_all; then
   tail -n 60 "$log"
   exit 1
 fi
