@@ -24,7 +24,12 @@ size_t plan_grouped_linear(int64_t num_pairs, int64_t cols, std::span<const Weig
 
 bool holds_kv(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::f8_e4m3; }
 
-size_t own_scratch(int, int64_t vocab_size) { return Sampler::device_bytes(vocab_size); }
+/// Copies of blocks that one upload brings to the device.
+constexpr size_t kMaxCopies = 4096;
+
+size_t own_scratch(int, int64_t vocab_size) {
+  return allocated_bytes(cuda_traits(), Sampler::device_bytes(vocab_size)) + kMaxCopies * sizeof(BlockCopy);
+}
 
 }  // namespace
 
@@ -38,7 +43,8 @@ CudaBackend::CudaBackend(const CudaOptions& options)
       queue_(gpu_.queue),
       staging_(stream_.get()),
       graphs_(stream_.get()),
-      sampler_([this](size_t bytes) { return memory_.allocate(bytes); }) {
+      sampler_([this](size_t bytes) { return memory_.allocate(bytes); }),
+      copies_(memory_.allocate(kMaxCopies * sizeof(BlockCopy))) {
   queue_.stream = stream_.get();
   queue_.deterministic = options.deterministic;
 }
@@ -59,6 +65,11 @@ Buffer CudaBackend::allocate(size_t bytes) {
   return memory_.allocate(bytes);
 }
 
+Buffer CudaBackend::allocate_host(size_t bytes) {
+  enter();
+  return allocate_pinned(bytes);
+}
+
 void CudaBackend::upload(void* device, const void* host, size_t bytes) {
   enter();
   staging_.upload(device, host, bytes);
@@ -72,6 +83,18 @@ void CudaBackend::download(void* host, const void* device, size_t bytes) {
 void CudaBackend::run_captured(uint64_t key, const std::function<void()>& body) {
   enter();
   graphs_.run(key, body);
+}
+
+void CudaBackend::copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) {
+  enter();
+  for (; !copies.empty(); copies = copies.subspan(std::min(copies.size(), kMaxCopies))) {
+    const std::span piece = copies.first(std::min(copies.size(), kMaxCopies));
+    staging_.upload(copies_.get(), piece.data(), piece.size_bytes());
+    for (const BlockPools& pool : pools) {
+      cuda::copy_blocks(queue_, pool.to, pool.from, block_bytes, static_cast<const BlockCopy*>(copies_.get()),
+                        std::ssize(piece));
+    }
+  }
 }
 
 Weight CudaBackend::pack(std::span<const WeightPart> parts) {

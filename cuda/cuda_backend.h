@@ -44,9 +44,11 @@ class CudaBackend final : public Backend {
 
   void reserve(size_t bytes) override;
   Buffer allocate(size_t bytes) override;
+  Buffer allocate_host(size_t bytes) override;
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
   void run_captured(uint64_t key, const std::function<void()>& body) override;
+  void copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) override;
   Weight pack(std::span<const WeightPart> parts) override;
   void tune(std::span<const LinearUse> uses) override;
 
@@ -82,6 +84,7 @@ class CudaBackend final : public Backend {
   Staging staging_;
   GraphCache graphs_;
   Sampler sampler_;
+  Buffer copies_;                       // [kMaxCopies], of the newest launch of copy_blocks
   std::vector<Matrix> plain_matrices_;  // of bf16, as packed
   std::optional<Gemm> gemm_;            // once there are such matrices and `tune` was called
 };

@@ -50,9 +50,6 @@ void grouped_linear(const Queue& queue, const Tensor& out, const Tensor& x, cons
                     const Routing& routing, ExpertInput input, void* workspace);
 
 // copy_blocks.cu
-struct BlockCopy {
-  int32_t from = 0, to = 0;
-};
 /// Copies whole blocks of `block_bytes` (a multiple of 16) between two pools; `copies` [n] lies on the device. The pools may be
 /// the same if no block is written that is read. Pinned host memory is a pool too.
 void copy_blocks(const Queue& queue, void* to, const void* from, size_t block_bytes, const BlockCopy* copies, int64_t n);

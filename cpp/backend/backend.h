@@ -164,6 +164,16 @@ struct DeviceInfo {
   size_t available_bytes = 0;  ///< what is free now
 };
 
+/// Copies block `from` of one pool to block `to` of another.
+struct BlockCopy {
+  int32_t from = 0, to = 0;
+};
+/// Two pools of blocks of one size, each in memory of `allocate` or `allocate_host`.
+struct BlockPools {
+  void* to = nullptr;
+  const void* from = nullptr;
+};
+
 /// Device memory, freed with the object. Contents are undefined until written; large CPU buffers are untouched pages.
 using Buffer = std::shared_ptr<void>;
 
@@ -180,12 +190,19 @@ class Backend {
   virtual void reserve(size_t bytes) = 0;
   /// 64-byte aligned. Throws DeviceError naming the size when the device has no room.
   virtual Buffer allocate(size_t bytes) = 0;
+  /// Memory of the host that copy_blocks reaches, for blocks that have no room on the device. 64-byte aligned; pages of the CPU
+  /// backend are untouched, those of a GPU's are pinned. Throws DeviceError when there is no room.
+  virtual Buffer allocate_host(size_t bytes) = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
   virtual void download(void* host, const void* device, size_t bytes) = 0;
 
   /// Runs `body`; a device with graphs may record it under `key` (not 0; equal keys: same operations on the same addresses) and
   /// later replay it instead of calling `body`.
   virtual void run_captured(uint64_t key, const std::function<void()>& body) = 0;
+
+  /// Makes each copy in each pair of pools. `block_bytes` is a multiple of 16. No block is written twice, and none that is
+  /// read, unless it lies in another pool.
+  virtual void copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) = 0;
 
   /// Stacks and repacks stored rows into one matrix.
   virtual Weight pack(std::span<const WeightPart> parts) = 0;

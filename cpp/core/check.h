@@ -15,7 +15,9 @@ struct InvalidArgument : std::invalid_argument {
 
 /// A bounded resource (the waiting queue) is full; trying later may succeed. HTTP 429.
 struct Overloaded : std::runtime_error {
-  using std::runtime_error::runtime_error;
+  explicit Overloaded(const std::string& text, double retry_after_seconds = 1)
+      : std::runtime_error(text), retry_after(retry_after_seconds) {}
+  double retry_after;  ///< seconds after which trying again makes sense
 };
 
 /// The device failed; the engine cannot go on. HTTP 503.

@@ -49,6 +49,28 @@ TEST(CpuBackend, an_allocation_beyond_the_machine_names_its_size) {
   }
 }
 
+TEST(CpuBackend, blocks_move_to_the_host_and_back_and_among_themselves) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({2, "auto"});
+  constexpr size_t kBlockInts = 8, kBlockBytes = kBlockInts * sizeof(int);
+  std::vector<int> a(5 * kBlockInts), b(5 * kBlockInts);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = static_cast<int>(i / kBlockInts), b[i] = 10 + a[i];
+  const Buffer host = backend->allocate_host(6 * kBlockBytes);
+  int* const far_a = static_cast<int*>(host.get());
+  int* const far_b = far_a + 3 * kBlockInts;
+  const std::vector<BlockPools> out = {{far_a, a.data()}, {far_b, b.data()}}, in = {{a.data(), far_a}, {b.data(), far_b}},
+                                within = {{a.data(), a.data()}, {b.data(), b.data()}};
+  const std::vector<BlockCopy> first = {{1, 2}, {4, 0}}, second = {{2, 0}, {0, 3}}, third = {{0, 2}};
+  backend->copy_blocks(out, kBlockBytes, first);
+  backend->copy_blocks(in, kBlockBytes, second);
+  backend->copy_blocks(within, kBlockBytes, third);
+  backend->copy_blocks(within, kBlockBytes, {});
+  const std::vector<int> expected = {1, 1, 1, 4, 4};
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i], expected[i / kBlockInts]);
+    EXPECT_EQ(b[i], 10 + expected[i / kBlockInts]);
+  }
+}
+
 TEST(CpuBackend, a_captured_body_runs_every_time) {
   const std::unique_ptr<Backend> backend = make_cpu_backend({1, "auto"});
   int runs = 0;

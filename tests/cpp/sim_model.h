@@ -140,6 +140,15 @@ class SimBackend : public Backend {
     std::memset(memory, 0xA5, bytes);
     return {memory, std::free};
   }
+  Buffer allocate_host(size_t bytes) override { return allocate(bytes); }
+  void copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) override {
+    for (const BlockPools& pool : pools) {
+      for (const BlockCopy& copy : copies) {
+        std::memcpy(static_cast<char*>(pool.to) + static_cast<size_t>(copy.to) * block_bytes,
+                    static_cast<const char*>(pool.from) + static_cast<size_t>(copy.from) * block_bytes, block_bytes);
+      }
+    }
+  }
   void upload(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
   void download(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
   void run_captured(uint64_t, const std::function<void()>& body) override { body(); }

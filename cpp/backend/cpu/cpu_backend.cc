@@ -76,6 +76,16 @@ void CpuBackend::download(void* host, const void* device, size_t bytes) {
   if (bytes) std::memcpy(host, device, bytes);
 }
 
+void CpuBackend::copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) {
+  const auto num_copies = static_cast<int64_t>(copies.size());
+  pool_.run(std::ssize(pools) * num_copies, [&](int64_t task, int) {
+    const BlockPools& pool = pools[static_cast<size_t>(task / num_copies)];
+    const BlockCopy& copy = copies[static_cast<size_t>(task % num_copies)];
+    std::memcpy(static_cast<char*>(pool.to) + static_cast<size_t>(copy.to) * block_bytes,
+                static_cast<const char*>(pool.from) + static_cast<size_t>(copy.from) * block_bytes, block_bytes);
+  });
+}
+
 void CpuBackend::run_captured(uint64_t, const std::function<void()>& body) { body(); }
 
 Weight CpuBackend::pack(std::span<const WeightPart> parts) { return pack_weight(parts, pool_, pack_memory_); }

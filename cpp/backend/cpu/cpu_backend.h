@@ -28,9 +28,11 @@ class CpuBackend final : public Backend {
 
   void reserve(size_t) override {}
   Buffer allocate(size_t bytes) override;
+  Buffer allocate_host(size_t bytes) override { return allocate(bytes); }
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
   void run_captured(uint64_t key, const std::function<void()>& body) override;
+  void copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) override;
   Weight pack(std::span<const WeightPart> parts) override;
   void tune(std::span<const LinearUse>) override {}
 
