@@ -37,6 +37,8 @@ py::dict plan_dict(const MemoryPlan& plan) {
   values["kv_bytes_per_block"] = plan.kv_block;
   values["kv_cache_bytes"] = plan.kv_cache();
   values["num_blocks"] = plan.num_blocks;
+  values["swap_space_bytes"] = plan.swap_space();
+  values["num_swap_blocks"] = plan.num_swap_blocks;
   values["block_size"] = plan.block_size;
   values["max_model_len"] = plan.max_model_len;
   values["max_concurrency"] = plan.max_concurrency;
@@ -89,10 +91,10 @@ class PyEngine {
 
   /// Throws InvalidArgument for a prompt that is no list of integers, and what Engine::submit throws.
   void submit(std::string id, const py::object& prompt, const Given<SamplingParams>& params,
-              std::vector<std::vector<int32_t>> bad_words) {
+              std::vector<std::vector<int32_t>> bad_words, std::string tenant) {
     std::vector<int64_t> given;
     from_python("prompt", prompt, given);
-    engine().submit({std::move(id), token_ids(given), params, std::move(bad_words)});
+    engine().submit({std::move(id), token_ids(given), params, std::move(bad_words), std::move(tenant)});
   }
 
   Engine& engine() { return *started_.engine; }
@@ -133,10 +135,26 @@ void bind_outputs(py::module_& module) {
       .def_property_readonly("finish", [](const Output& output) { return finish_name(output.finish); });
 }
 
+void bind_preemptions(py::module_& module) {
+  using Notice = PreemptionNotice;
+  py::class_<Notice>(module, "Preemption", "A sequence lost its KV blocks.")
+      .def_readonly("request_id", &Notice::request_id)
+      .def_readonly("choice", &Notice::choice)
+      .def_readonly("swapped", &Notice::swapped)
+      .def_readonly("swap_was_full", &Notice::swap_was_full)
+      .def_readonly("num_tokens", &Notice::num_tokens)
+      .def_readonly("num_blocks", &Notice::num_blocks)
+      .def_readonly("free_blocks_before", &Notice::free_blocks_before)
+      .def_readonly("free_blocks_after", &Notice::free_blocks_after)
+      .def_readonly("num_running", &Notice::num_running)
+      .def_readonly("total", &Notice::total);
+}
+
 }  // namespace
 
 void bind_engine(py::module_& module) {
   bind_outputs(module);
+  bind_preemptions(module);
   module.attr("STATS_FIELDS") = stats_rows();
   module.def(
       "plan_memory",
@@ -149,7 +167,8 @@ void bind_engine(py::module_& module) {
            py::arg("progress") = py::none(), py::arg("library_folders") = std::vector<std::string>{},
            py::arg("cache_folder") = "")
       .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
-           py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, "Queues a request. params.seed must be set.")
+           py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "",
+           "Queues a request. params.seed must be set.")
       .def(
           "abort", [](PyEngine& self, const std::string& id, int32_t choice) { self.engine().abort(id, choice); },
           py::arg("request_id"), py::arg("choice") = -1, "Ends one choice of a request, or all (-1).")
@@ -163,6 +182,12 @@ void bind_engine(py::module_& module) {
              for_each_field<Stats>([&](const auto& row) { values[row.name] = to_python(stats.*row.member); });
              return values;
            })
+      .def(
+          "take_preemptions", [](PyEngine& self) { return self.engine().take_preemptions(); },
+          "Preemptions since the last call, the latest ones of many.")
+      .def(
+          "reset_prefix_cache", [](PyEngine& self) { self.engine().reset_prefix_cache(); },
+          "Forgets all cached prefixes before the next step.")
       .def("healthy", [](PyEngine& self) { return self.engine().healthy(); })
       .def("failure", [](PyEngine& self) { return self.engine().failure(); })
       .def(

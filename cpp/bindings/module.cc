@@ -9,11 +9,29 @@
 
 namespace py = pybind11;
 
+namespace {
+
+/// pagoda._core.Overloaded, with the attribute retry_after_s.
+void register_overloaded(py::module_& module) {
+  static py::exception<pagoda::Overloaded> overloaded(module, "Overloaded", PyExc_RuntimeError);
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const pagoda::Overloaded& error) {
+      const py::object raised = static_cast<const py::object&>(overloaded)(error.what());
+      raised.attr("retry_after_s") = error.retry_after;
+      PyErr_SetObject(overloaded.ptr(), raised.ptr());
+    }
+  });
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_core, module) {
   using namespace pagoda;
   module.doc() = "Pagoda's C++ engine.";
   py::register_exception<InvalidArgument>(module, "InvalidArgument", PyExc_ValueError);
-  py::register_exception<Overloaded>(module, "Overloaded", PyExc_RuntimeError);
+  register_overloaded(module);
   py::register_exception<DeviceError>(module, "DeviceError", PyExc_RuntimeError);
   py::register_exception<InternalError>(module, "InternalError", PyExc_RuntimeError);
   bindings::bind_fields<SamplingParams>(module, "SamplingParams",

@@ -22,6 +22,7 @@ class DeviceChoice {
   /// device that is no such word, or an emulated one in a build without the emulation. Creates nothing.
   explicit DeviceChoice(const EngineOptions& options, StartFolders folders = {});
 
+  bool is_cpu() const { return is_cpu_; }
   const BackendTraits& traits() const;
   /// Throws DeviceError when there is no such device.
   DeviceInfo info() const;

@@ -1,6 +1,7 @@
 // The engine loop: commands, schedule, launch, collect, commit, publish.
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <iterator>
@@ -24,34 +25,59 @@ void append(std::vector<T>& to, std::vector<T>& from) {
 
 }  // namespace
 
-Limits make_limits(const EngineOptions& options, int64_t vocab_size, int64_t max_model_len, int64_t num_blocks) {
+Limits make_limits(const EngineOptions& options, int64_t vocab_size, int64_t max_model_len, int64_t num_blocks,
+                   int64_t num_swap_blocks) {
   Limits limits;
   limits.vocab_size = vocab_size;
   limits.max_model_len = max_model_len;
   limits.max_num_seqs = options.max_num_seqs;
   limits.max_num_batched_tokens = options.max_num_batched_tokens;
-  limits.max_waiting = options.max_waiting;
+  limits.max_num_queued_seqs = options.max_num_queued_seqs;
   limits.num_blocks = num_blocks;
   limits.block_size = options.block_size;
+  limits.num_swap_blocks = num_swap_blocks;
+  limits.watermark_blocks = static_cast<int64_t>(options.watermark * static_cast<double>(num_blocks));
+  limits.max_num_queued_tokens = options.max_num_queued_tokens.value_or(0);
+  limits.max_prefill_chunk = options.long_prefill_token_threshold.value_or(0);
   return limits;
 }
 
 Engine::Engine(const EngineOptions& options, EngineParts parts)
-    : limits_((options.validate(), make_limits(options, parts.model->vocab_size(), parts.max_model_len, parts.num_blocks))),
+    : limits_((options.validate(),
+               make_limits(options, parts.model->vocab_size(), parts.max_model_len, parts.num_blocks, parts.num_swap_blocks))),
       parts_(std::move(parts)),
       kv_manager_(limits_.num_blocks, static_cast<int>(limits_.block_size), options.prefix_cache),
       kv_cache_(parts_.backend.get(), parts_.model->kv_shape(), parts_.kv_dtype, static_cast<int>(limits_.block_size),
-                limits_.num_blocks),
+                limits_.num_blocks, limits_.num_swap_blocks),
       arena_(*parts_.backend, parts_.workspace_bytes),
-      scheduler_(limits_, options.scheduling_policy == "priority", parts_.eos_tokens, kv_manager_),
+      scheduler_(limits_, options.scheduling_rules(), parts_.eos_tokens, kv_manager_),
       runner_(*parts_.model, *parts_.backend, kv_cache_, arena_, limits_, parts_.eos_tokens) {
   require(limits_.max_model_len >= 2, "max_model_len must be at least 2 (one prompt and one output token), got ",
           limits_.max_model_len);
+  if (limits_.num_swap_blocks) costs_.swap_block = measure_swap();
   stats_ = scheduler_.stats();
+  last_publish_ = std::chrono::steady_clock::now();
   thread_ = std::thread([this] { loop(); });
 }
 
 Engine::~Engine() { stop(); }
+
+/// Seconds for a block's way to the host and back. The first round touches memory that was never used.
+double Engine::measure_swap() {
+  constexpr int64_t kMostBlocks = 32;
+  std::vector<BlockCopy> copies;
+  for (int32_t i = 0; i < std::min({kMostBlocks, limits_.num_blocks, limits_.num_swap_blocks}); ++i) copies.push_back({i, i});
+  double seconds = 0;
+  for (int round = 0; round < 2; ++round) {
+    const auto begin = std::chrono::steady_clock::now();
+    kv_cache_.swap_out(copies);
+    kv_cache_.swap_in(copies);
+    char waits_for_the_copies;
+    parts_.backend->download(&waits_for_the_copies, kv_cache_.layer(0).data, 1);
+    seconds = seconds_since(begin);
+  }
+  return seconds / static_cast<double>(copies.size());
+}
 
 void Engine::submit(Request request) {
   auto shared = std::make_shared<const Request>(std::move(request));
@@ -64,9 +90,10 @@ void Engine::submit(Request request) {
   {
     const std::scoped_lock lock(mutex_);
     check_accepts();
-    limits_.check_queue(num_queued_, n);
+    limits_.check_queue(queue_, *shared);
     require(live_choices_.emplace(shared->id, n).second, "request id \"", shared->id, "\" is in use");
-    num_queued_ += n;
+    queue_.num_seqs += n;
+    queue_.num_tokens += n * std::ssize(shared->prompt);
     inbox_.push_back({std::move(shared), {}, kAllChoices});
   }
   work_cv_.notify_one();
@@ -84,6 +111,20 @@ void Engine::abort(const std::string& request_id, int32_t choice) {
     inbox_.push_back({nullptr, request_id, choice});
   }
   work_cv_.notify_one();
+}
+
+void Engine::reset_prefix_cache() {
+  {
+    const std::scoped_lock lock(mutex_);
+    check_accepts();
+    inbox_.push_back({nullptr, {}, kAllChoices});
+  }
+  work_cv_.notify_one();
+}
+
+std::vector<PreemptionNotice> Engine::take_preemptions() {
+  const std::scoped_lock lock(mutex_);
+  return std::exchange(preemptions_, {});
 }
 
 std::vector<Output> Engine::wait(int timeout_ms) {
@@ -143,6 +184,7 @@ bool Engine::take_commands() {
 }
 
 void Engine::apply(const Command& command) {
+  if (!command.request && command.abort_id.empty()) return scheduler_.reset_prefix_cache();
   if (!command.request) return scheduler_.abort(command.abort_id, command.abort_choice, outputs_);
   try {
     scheduler_.add(command.request);
@@ -177,6 +219,24 @@ void Engine::finish_oldest() {
   ++num_steps_;
   last_step_tokens_ = oldest.plan->num_tokens;
   last_step_seconds_ = seconds_since(oldest.begin);
+  constexpr int64_t kPrefillTokens = 64;  // steps of fewer tokens do not tell what a token of a prompt costs
+  if (last_step_tokens_ < kPrefillTokens) return;
+  const double cost = last_step_seconds_ / static_cast<double>(last_step_tokens_);
+  costs_.recompute_token = costs_.recompute_token == 0 ? cost : 0.75 * costs_.recompute_token + 0.25 * cost;
+  scheduler_.set_costs(costs_);
+}
+
+/// How often a waiting sequence starts, over about the last ten seconds in which some waited.
+void Engine::measure_starts(std::chrono::steady_clock::time_point now) {
+  const int64_t num_started = scheduler_.num_started();
+  if (queue_.num_seqs > 0) {
+    queued_seconds_ += std::chrono::duration<double>(now - last_publish_).count();
+    queued_starts_ += static_cast<double>(num_started - last_started_);
+    if (queued_seconds_ > 10) queued_seconds_ /= 2, queued_starts_ /= 2;
+    queue_.seconds_per_seq = queued_starts_ > 0 ? queued_seconds_ / queued_starts_ : 0;
+  }
+  last_publish_ = now;
+  last_started_ = num_started;
 }
 
 /// Hands the step's outputs and counters to the other threads.
@@ -184,8 +244,16 @@ void Engine::publish() {
   const bool has_outputs = !outputs_.empty();
   {
     const std::scoped_lock lock(mutex_);
-    num_queued_ = scheduler_.num_unstarted();
-    for (const Command& command : inbox_) num_queued_ += command.request ? command.request->params.n : 0;
+    measure_starts(std::chrono::steady_clock::now());
+    queue_.num_seqs = scheduler_.num_unstarted();
+    queue_.num_tokens = scheduler_.num_unstarted_tokens();
+    for (const Command& command : inbox_) {
+      if (!command.request) continue;
+      queue_.num_seqs += command.request->params.n;
+      queue_.num_tokens += command.request->params.n * std::ssize(command.request->prompt);
+    }
+    std::ranges::move(scheduler_.take_notices(), std::back_inserter(preemptions_));
+    if (preemptions_.size() > kMaxNotices) preemptions_.erase(preemptions_.begin(), preemptions_.end() - kMaxNotices);
     for (const Output& output : outputs_) {
       if (output.finish == FinishReason::none) continue;
       const auto live = live_choices_.find(output.request_id);

@@ -33,13 +33,15 @@ struct EngineParts {
   std::vector<int32_t> eos_tokens;
   int64_t max_model_len = 0;
   int64_t num_blocks = 0;
+  int64_t num_swap_blocks = 0;
   DType kv_dtype = DType::bf16;
   size_t workspace_bytes = 0;  ///< of a forward of max_num_batched_tokens tokens with max_logit_rows rows
 };
 
 /// The sizes an engine with these options and parts will have; the memory plan asks them for rows of logits and bytes of
 /// indices.
-Limits make_limits(const EngineOptions& options, int64_t vocab_size, int64_t max_model_len, int64_t num_blocks);
+Limits make_limits(const EngineOptions& options, int64_t vocab_size, int64_t max_model_len, int64_t num_blocks,
+                   int64_t num_swap_blocks = 0);
 
 /// Threads: everything may be called from any thread, wait() from one at a time. The step loop runs on the engine's own thread,
 /// touches no lock during a step and sleeps when there is no work.
@@ -63,6 +65,11 @@ class Engine {
   std::vector<Output> wait(int timeout_ms);
   /// As of the last step.
   Stats stats() const;
+  /// Preemptions since the last call, in order; the latest Scheduler::kMaxNotices of each step and kMaxNotices in all.
+  std::vector<PreemptionNotice> take_preemptions();
+  static constexpr size_t kMaxNotices = 64;
+  /// Forgets all cached prefixes before the next step. Running requests keep what they have.
+  void reset_prefix_cache();
   /// False once the engine has failed or was stopped.
   bool healthy() const;
   /// Why the engine failed; empty if it has not.
@@ -74,13 +81,15 @@ class Engine {
   const Limits& limits() const { return limits_; }
 
  private:
-  /// One entry of the inbox: a request to add, or the id of one to abort.
+  /// One entry of the inbox: a request to add, or the id of one to abort, or else the prefix cache is reset.
   struct Command {
     std::shared_ptr<const Request> request;
     std::string abort_id;
     int32_t abort_choice;
   };
 
+  double measure_swap();
+  void measure_starts(std::chrono::steady_clock::time_point now);
   void loop();
   bool take_commands();
   void apply(const Command& command);
@@ -110,6 +119,11 @@ class Engine {
   std::vector<Output> outputs_;    // of the current step
   std::vector<Command> commands_;  // taken from the inbox; applied up to next_command_
   size_t next_command_ = 0;
+  PreemptionCosts costs_;
+  std::chrono::steady_clock::time_point last_publish_;
+  int64_t last_started_ = 0;   // of the scheduler's count
+  double queued_seconds_ = 0;  // of the recent time in which sequences waited
+  double queued_starts_ = 0;   // and how many started in it
   int64_t num_steps_ = 0;
   int64_t last_step_tokens_ = 0;
   double last_step_seconds_ = 0;
@@ -121,7 +135,8 @@ class Engine {
   std::vector<Command> inbox_;
   std::vector<Output> outbox_;
   std::unordered_map<std::string, int64_t> live_choices_;  // unfinished choices of live requests
-  int64_t num_queued_ = 0;                                 // sequences in the inbox or never scheduled, at least
+  QueueLength queue_;                                      // sequences in the inbox or never scheduled, at least
+  std::vector<PreemptionNotice> preemptions_;
   Stats stats_;
   std::string failure_;
   bool stopping_ = false;

@@ -2,6 +2,8 @@
 #include "engine/limits.h"
 
 #include <algorithm>
+#include <cmath>
+#include <string>
 
 #include "core/check.h"
 
@@ -42,7 +44,7 @@ void Limits::validate(const Request& request) const {
   params.validate();
   params.validate_for_vocab(vocab_size);
   require(params.seed.has_value(), "seed must be set");
-  require(params.n <= max_waiting, "n must be <= max_waiting = ", max_waiting, ", got ", params.n);
+  require(params.n <= max_num_queued_seqs, "n must be <= max_num_queued_seqs = ", max_num_queued_seqs, ", got ", params.n);
   require(!request.prompt.empty(), "prompt must hold at least one token");
   validate_tokens("prompt", request.prompt, vocab_size);
   for (const auto& word : request.bad_words) validate_tokens("bad_words", word, vocab_size);
@@ -58,10 +60,23 @@ void Limits::validate(const Request& request) const {
           " tokens. However, your request has ", num_prompt, " tokens in the prompt and max_tokens = ", num_output, ".");
 }
 
-void Limits::check_queue(int64_t num_waiting, int64_t num_new) const {
-  if (num_waiting + num_new <= max_waiting) return;
-  throw Overloaded(str("the waiting queue is full: max_waiting = ", max_waiting, ", ", num_waiting, " waiting, ", num_new,
-                       " more asked for"));
+void Limits::check_queue(const QueueLength& queue, const Request& request) const {
+  const int64_t num_new = request.params.n, num_new_tokens = num_new * std::ssize(request.prompt);
+  const double wait = queue.seconds_per_seq * static_cast<double>(queue.num_seqs + 1);
+  std::string place = str("; its place would be ", queue.num_seqs + 1);
+  if (wait > 0) place += str(", its wait about ", std::ceil(wait), " s");
+  const double retry_after = std::max(1.0, std::ceil(queue.seconds_per_seq * static_cast<double>(num_new)));
+  if (queue.num_seqs + num_new > max_num_queued_seqs) {
+    throw Overloaded(str("the waiting queue is full: max_num_queued_seqs = ", max_num_queued_seqs, ", ", queue.num_seqs,
+                         " waiting, ", num_new, " more asked for", place),
+                     retry_after);
+  }
+  // A prompt that is longer than the whole queue may wait alone.
+  if (max_num_queued_tokens && queue.num_seqs && queue.num_tokens + num_new_tokens > max_num_queued_tokens) {
+    throw Overloaded(str("the waiting queue is full: max_num_queued_tokens = ", max_num_queued_tokens, ", ", queue.num_tokens,
+                         " prompt tokens waiting, ", num_new_tokens, " more asked for", place),
+                     retry_after);
+  }
 }
 
 }  // namespace pagoda

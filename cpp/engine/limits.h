@@ -9,14 +9,25 @@
 
 namespace pagoda {
 
+/// What waits for its first step.
+struct QueueLength {
+  int64_t num_seqs = 0;
+  int64_t num_tokens = 0;      ///< of their prompts
+  double seconds_per_seq = 0;  ///< how often one starts; 0 = not known
+};
+
 struct Limits {
   int64_t vocab_size = 0;
   int64_t max_model_len = 0;           ///< most tokens of one sequence, prompt and output
   int64_t max_num_seqs = 0;            ///< most sequences running
   int64_t max_num_batched_tokens = 0;  ///< most tokens in one step
-  int64_t max_waiting = 0;             ///< most sequences waiting for their first step
+  int64_t max_num_queued_seqs = 0;     ///< most sequences waiting for their first step
   int64_t num_blocks = 0;
   int64_t block_size = 0;
+  int64_t num_swap_blocks = 0;        ///< blocks on the host for preempted sequences
+  int64_t watermark_blocks = 0;       ///< blocks that stay free when a sequence starts beside others
+  int64_t max_num_queued_tokens = 0;  ///< most prompt tokens waiting for their first step; 0 = any number
+  int64_t max_prefill_chunk = 0;      ///< most tokens of one prompt in one step; 0 = any number
 
   /// Prompt positions of one step that may ask for logprobs: each takes a row of logits, and a whole chunk of rows over a large
   /// vocabulary would need more workspace than the model itself.
@@ -40,8 +51,8 @@ struct Limits {
 
   /// Throws InvalidArgument, with numbers, for a request that could never run or names tokens the model does not have.
   void validate(const Request& request) const;
-  /// Throws Overloaded when `num_new` more sequences do not fit in a queue of `num_waiting`.
-  void check_queue(int64_t num_waiting, int64_t num_new) const;
+  /// Throws Overloaded, with place and expected wait, when the request's sequences do not fit in the queue.
+  void check_queue(const QueueLength& queue, const Request& request) const;
 };
 
 }  // namespace pagoda

@@ -34,6 +34,15 @@ std::optional<int> EngineOptions::cuda_index() const {
   return index;
 }
 
+SchedulingRules EngineOptions::scheduling_rules() const {
+  SchedulingRules rules;
+  if (scheduling_policy == "priority") rules.policy = SchedulingPolicy::priority;
+  if (scheduling_policy == "fair") rules.policy = SchedulingPolicy::fair;
+  if (preemption_mode == "swap") rules.preemption = PreemptionMode::swap;
+  if (preemption_mode == "recompute") rules.preemption = PreemptionMode::recompute;
+  return rules;
+}
+
 void EngineOptions::validate() const {
   validate_ranges(*this);
   require(device == "auto" || device == "cpu" || device == "cuda-emu" || cuda_index(),
@@ -41,7 +50,9 @@ void EngineOptions::validate() const {
   validate_word("isa", isa, {"auto", "avx512", "avx2", "portable"});
   validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f16", "fp8", "f32"});
   parse_weight_format(weight_format);
-  validate_word("scheduling_policy", scheduling_policy, {"fcfs", "priority"});
+  validate_word("scheduling_policy", scheduling_policy, {"fcfs", "priority", "fair"});
+  validate_word("preemption_mode", preemption_mode, {"auto", "swap", "recompute"});
+  require(preemption_mode != "swap" || swap_space != 0.0, "preemption_mode swap needs a swap_space of more than 0 GiB");
   require(std::has_single_bit(static_cast<uint64_t>(block_size)), "block_size must be a power of two, got ", block_size);
   require(!kv_cache_memory || !num_kv_blocks,
           "kv_cache_memory and num_kv_blocks both set the size of the KV cache; give one of them");

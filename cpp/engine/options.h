@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/fields.h"
+#include "engine/scheduling_rules.h"
 
 namespace pagoda {
 
@@ -27,10 +28,16 @@ struct EngineOptions {
   bool deterministic = false;
   bool prefix_cache = true;
   std::string scheduling_policy = "fcfs";
-  int64_t max_waiting = 1024;
+  std::string preemption_mode = "auto";
+  std::optional<double> swap_space;
+  double watermark = 0.01;
+  std::optional<int64_t> long_prefill_token_threshold;
+  int64_t max_num_queued_seqs = 1024;
+  std::optional<int64_t> max_num_queued_tokens;
 
   static constexpr auto fields();
 
+  SchedulingRules scheduling_rules() const;
   /// N of a device "cuda:N", 0 for "cuda"; nothing for any other word.
   std::optional<int> cuda_index() const;
 
@@ -69,8 +76,22 @@ constexpr auto EngineOptions::fields() {
             "on GPUs: bitwise the same tokens in any batch and after a preemption, at some cost of speed; the CPU always does "
             "so"),
       field("prefix_cache", &O::prefix_cache, "reuse the keys and values of equal prompt beginnings"),
-      field("scheduling_policy", &O::scheduling_policy, "fcfs | priority"),
-      field("max_waiting", &O::max_waiting, Range::at_least(1), "most waiting sequences; more are refused with 429"),
+      field("scheduling_policy", &O::scheduling_policy,
+            "fcfs | priority | fair; fair = users take turns by the tokens they were served"),
+      field("preemption_mode", &O::preemption_mode,
+            "auto | swap | recompute: whether a sequence that loses its KV blocks is copied to the host or computed again; "
+            "auto = "
+            "what is measured to be faster"),
+      field("swap_space", &O::swap_space, Range::closed(0, 65536),
+            "GiB of host memory for the blocks of preempted sequences; 0 = off; unset = 4 on a GPU, 0 on the CPU"),
+      field("watermark", &O::watermark, Range::closed(0, 1),
+            "share of the KV blocks that stays free when a sequence starts beside others"),
+      field("long_prefill_token_threshold", &O::long_prefill_token_threshold, Range::at_least(1),
+            "most tokens of one prompt in one step; unset = max_num_batched_tokens"),
+      field("max_num_queued_seqs", &O::max_num_queued_seqs, Range::at_least(1),
+            "most waiting sequences; more are refused with 429"),
+      field("max_num_queued_tokens", &O::max_num_queued_tokens, Range::at_least(1),
+            "most prompt tokens of waiting sequences; more are refused with 429; unset = any number"),
   };
 }
 

@@ -16,6 +16,7 @@ struct Request {
   std::vector<int32_t> prompt;  ///< at least one token
   SamplingParams params;
   std::vector<std::vector<int32_t>> bad_words;  ///< params.bad_words as token sequences
+  std::string tenant;                           ///< on whose behalf; the policy "fair" shares the engine among tenants
 };
 
 /// Stands for every choice of a request where one choice could be named.

@@ -35,6 +35,9 @@ void Runner::launch(const StepPlan& plan) {
   if (batch_.token_sources) {
     backend_.feed_tokens(indices + (batch_.token_ids - indices), batch_.token_sources, batch_.num_tokens);
   }
+  kv_.swap_out(plan.swap_out);
+  kv_.swap_in(plan.swap_in);
+  kv_.copy(plan.copies);
   scratch_.reset();
   scratch_.emplace(arena_);
   if (builder.shape_key() == 0) {

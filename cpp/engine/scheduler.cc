@@ -17,18 +17,10 @@ void insert_in_order(Queue& queue, std::unique_ptr<Sequence> seq) {
   queue.insert(where, std::move(seq));
 }
 
-Output output_of(const Sequence& seq) {
-  Output output;
-  output.request_id = seq.request->id;
-  output.choice = seq.choice;
-  output.num_cached_tokens = seq.num_cached_tokens.value_or(0);
-  return output;
-}
-
 }  // namespace
 
-Scheduler::Scheduler(const Limits& limits, bool priority_order, std::vector<int32_t> eos_tokens, KvManager& kv)
-    : limits_(limits), priority_order_(priority_order), eos_tokens_(std::move(eos_tokens)), kv_(kv) {
+Scheduler::Scheduler(const Limits& limits, SchedulingRules rules, std::vector<int32_t> eos_tokens, KvManager& kv)
+    : limits_(limits), rules_(rules), eos_tokens_(std::move(eos_tokens)), kv_(kv), swap_space_(limits.num_swap_blocks) {
   ensure(limits.num_blocks == kv.num_blocks() && limits.block_size == kv.block_size(), "limits and KV manager differ");
   running_.reserve(static_cast<size_t>(limits.max_running()));
 }
@@ -36,12 +28,13 @@ Scheduler::Scheduler(const Limits& limits, bool priority_order, std::vector<int3
 void Scheduler::add(std::shared_ptr<const Request> request) {
   limits_.validate(*request);
   const int64_t n = request->params.n;
-  limits_.check_queue(num_unstarted_, n);
+  limits_.check_queue({num_unstarted_, num_unstarted_tokens_}, *request);
   std::vector<SequencePtr> added;
   for (int32_t choice = 0; choice < n; ++choice) {
     auto seq = std::make_unique<Sequence>();
     seq->id = next_id_++;
-    seq->priority = priority_order_ ? request->params.priority : 0;
+    if (rules_.policy == SchedulingPolicy::priority) seq->priority = request->params.priority;
+    if (rules_.policy == SchedulingPolicy::fair) seq->turn = Sequence::kNoTurn;
     seq->request = request;
     seq->choice = choice;
     seq->key = choice_key(*request->params.seed, choice);
@@ -51,8 +44,16 @@ void Scheduler::add(std::shared_ptr<const Request> request) {
     if (request->params.uses_penalties()) seq->counts.add_prompt(request->prompt);
     added.push_back(std::move(seq));
   }
-  for (SequencePtr& seq : added) insert_in_order(waiting_, std::move(seq));
-  num_unstarted_ += n;
+  for (SequencePtr& seq : added) {
+    count_unstarted(*seq, 1);
+    if (rules_.policy == SchedulingPolicy::fair) turns_.arrived(seq->tenant());
+    insert_in_order(waiting_, std::move(seq));
+  }
+}
+
+void Scheduler::count_unstarted(const Sequence& seq, int64_t sign) {
+  num_unstarted_ += sign;
+  num_unstarted_tokens_ += sign * seq.num_prompt;
 }
 
 void Scheduler::abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs) {
@@ -76,8 +77,15 @@ void Scheduler::end_all(FinishReason reason, const std::string& error, std::vect
 
 const StepPlan& Scheduler::schedule() {
   std::erase_if(finished_, [](const SequencePtr& seq) { return seq->num_in_flight == 0; });
-  if (!newest().seqs.empty()) newest_ = (newest_ + 1) % plans_.size();
-  newest().clear();
+  if (newest().seqs.empty()) {
+    // Blocks that a plan without sequences wanted to copy to the host are still to be copied.
+    std::vector<BlockCopy> swap_out = std::move(newest().swap_out);
+    newest().clear();
+    newest().swap_out = std::move(swap_out);
+  } else {
+    newest_ = (newest_ + 1) % plans_.size();
+    newest().clear();
+  }
   if (continue_running()) start_waiting();
   return newest();
 }
@@ -85,50 +93,124 @@ const StepPlan& Scheduler::schedule() {
 /// False if a sequence had to yield: then nobody may start in this step.
 bool Scheduler::continue_running() {
   const int64_t num_preemptions = stats_.num_preemptions;
+  const auto needs_one = [](const Sequence& seq) { return seq.num_expected() - seq.num_computed == 1; };
+  num_reserved_ = std::ranges::count_if(running_, [&](const SequencePtr& seq) { return needs_one(*seq); });
   for (size_t i = 0; i < running_.size(); ++i) {  // preemption shortens the queue, but only behind i or at i
     Sequence& seq = *running_[i];
+    num_reserved_ -= needs_one(seq);
     if (seq.num_pending && !seq.can_run_ahead()) continue;
     const int64_t end = chunk_end(seq);
     if (end == seq.num_computed) continue;
     if (!grow(seq)) break;
     plan(seq, end);
   }
+  num_reserved_ = 0;
   return stats_.num_preemptions == num_preemptions;
 }
 
 void Scheduler::start_waiting() {
-  while (!waiting_.empty() && std::ssize(running_) < limits_.max_running() && start(*waiting_.front())) {
+  while (!waiting_.empty() && std::ssize(running_) < limits_.max_running() && start(next_waiting())) {
     SequencePtr seq = std::move(waiting_.front());
     waiting_.pop_front();
     insert_in_order(running_, std::move(seq));
   }
 }
 
+/// The first waiting sequence. If none has a turn yet, a tenant's turn comes.
+Sequence& Scheduler::next_waiting() {
+  if (waiting_.front()->turn != Sequence::kNoTurn) return *waiting_.front();
+  std::vector<FairTurns::Candidate> candidates;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < waiting_.size(); ++i) {
+    const Sequence& seq = *waiting_[i];
+    if (std::ranges::find(candidates, seq.tenant(), &FairTurns::Candidate::tenant) != candidates.end()) continue;
+    candidates.push_back({seq.tenant(), seq.num_tokens()});
+    places.push_back(i);
+  }
+  const auto place = static_cast<std::ptrdiff_t>(places[turns_.choose(candidates)]);
+  SequencePtr seq = std::move(waiting_[static_cast<size_t>(place)]);
+  waiting_.erase(waiting_.begin() + place);
+  seq->turn = next_turn_++;
+  waiting_.push_front(std::move(seq));
+  return *waiting_.front();
+}
+
 /// Gives a waiting sequence blocks for all its known tokens and plans its first chunk. False if it must go on waiting.
 bool Scheduler::start(Sequence& seq) {
   if (seq.num_pending) return false;  // preempted in a step that is not committed yet
-  // Positions that still owe prompt logprobs must be computed; so must the last token.
-  const bool owes_rows = seq.num_prompt_rows < seq.prompt_rows_end();
-  BlockTable table = kv_.match_prefix(seq.tokens, seq.salt(), owes_rows ? seq.num_prompt_rows : seq.num_tokens() - 1);
-  seq.num_computed = std::ssize(table.blocks) * kv_.block_size();
+  const Sequence* sibling = seq.state == SequenceState::waiting ? running_sibling(seq) : nullptr;
+  const bool sibling_is_ready = sibling && prompt_is_stored(*sibling);
+  if (sibling && !sibling_is_ready && !kv_.prefix_cache()) return false;  // soon it need not compute the prompt
+  const int64_t num_kept = seq.num_computed;                              // on the host
+  BlockTable table = known_blocks(seq, sibling);
+  const int64_t num_found = std::ssize(table.blocks);
+  seq.num_computed = std::max(num_kept, num_found * kv_.block_size());
+  const bool forks = sibling_is_ready && num_found == (seq.num_prompt - 1) / kv_.block_size();
+  if (forks) seq.num_computed = seq.num_prompt - 1;
   const int64_t end = chunk_end(seq);
-  if (end == seq.num_computed || !kv_.reserve(table, seq.num_tokens())) {
+  const int64_t num_needed = kv_.blocks_for(seq.num_tokens()) - num_found;
+  const bool fits = end > seq.num_computed && kv_.num_free() - num_needed >= headroom(seq);
+  if (!fits || !kv_.reserve(table, seq.num_tokens())) {
     kv_.release(table);
-    seq.num_computed = 0;
+    seq.num_computed = num_kept;
     return false;
   }
   seq.table = std::move(table);
+  if (seq.is_swapped()) swap_in(seq, num_found);
+  if (forks && seq.num_computed % kv_.block_size()) {
+    const auto last = static_cast<size_t>(num_found);
+    newest().copies.push_back({sibling->table.blocks[last], seq.table.blocks[last]});
+  }
   if (seq.state == SequenceState::waiting) count_first_schedule(seq);
   seq.state = SequenceState::running;
   plan(seq, end);
   return true;
 }
 
+/// Blocks of the cache that already hold the sequence's first tokens.
+BlockTable Scheduler::known_blocks(const Sequence& seq, const Sequence* sibling) {
+  if (!kv_.prefix_cache() && sibling) return kv_.share(sibling->table, (seq.num_prompt - 1) / kv_.block_size());
+  // Of a swapped sequence what the host has; else positions that still owe prompt logprobs must be computed; so must the last
+  // token.
+  const bool owes_rows = seq.num_prompt_rows < seq.prompt_rows_end();
+  const int64_t most = seq.is_swapped() ? seq.num_computed : owes_rows ? seq.num_prompt_rows : seq.num_tokens() - 1;
+  return kv_.match_prefix(seq.tokens, seq.salt(), most);
+}
+
+/// A running choice of the same request, if possible one whose prompt is stored.
+const Sequence* Scheduler::running_sibling(const Sequence& seq) const {
+  const Sequence* found = nullptr;
+  if (seq.params().n == 1) return found;
+  for (const SequencePtr& other : running_) {
+    if (other->request != seq.request) continue;
+    if (!found || prompt_is_stored(*other)) found = other.get();
+  }
+  return found;
+}
+
+/// Whether the steps before the one being planned have stored all of the prompt but its last token.
+bool Scheduler::prompt_is_stored(const Sequence& seq) const {
+  const std::vector<PlannedSeq>& planned = plans_[newest_].seqs;
+  const auto in_step = std::ranges::find(planned, &seq, &PlannedSeq::seq);
+  return (in_step == planned.end() ? seq.num_computed : in_step->begin) >= seq.num_prompt - 1;
+}
+
+/// Blocks that must be free besides those of its known tokens when a sequence starts beside others, as long as it can use them.
+int64_t Scheduler::headroom(const Sequence& seq) const {
+  if (running_.empty()) return 0;
+  constexpr int kMaxDoublings = 30;
+  const int64_t doubling = seq.num_preemptions ? int64_t{1} << std::min(seq.num_preemptions, kMaxDoublings) : 0;
+  const int64_t to_come = kv_.blocks_for(seq.num_prompt + seq.max_output) - kv_.blocks_for(seq.num_tokens());
+  return std::min(limits_.watermark_blocks + doubling, to_come);
+}
+
 void Scheduler::count_first_schedule(Sequence& seq) {
-  --num_unstarted_;
+  count_unstarted(seq, -1);
+  ++num_started_;
   seq.num_cached_tokens = static_cast<int32_t>(seq.num_computed);
   stats_.num_prompt_tokens += seq.num_prompt;
-  if (kv_.prefix_cache()) stats_.prefix_cache_queries += seq.num_prompt;
+  if (!kv_.prefix_cache()) return;
+  stats_.prefix_cache_queries += seq.num_prompt;
   stats_.prefix_cache_hits += seq.num_computed;
 }
 
@@ -145,17 +227,51 @@ bool Scheduler::grow(Sequence& seq) {
 void Scheduler::preempt_last() {
   SequencePtr seq = std::move(running_.back());
   running_.pop_back();
+  PreemptionNotice notice{.request_id = seq->request->id, .choice = seq->choice};
+  notice.num_tokens = seq->num_computed;
+  notice.num_blocks = std::ssize(seq->table.blocks);
+  notice.free_blocks_before = kv_.num_free();
+  notice.num_running = std::ssize(running_);
+  notice.total = ++stats_.num_preemptions;
+  notice.swapped = swap_out(*seq, notice);
+  if (!notice.swapped) seq->num_computed = 0;
+  ++(notice.swapped ? stats_.num_preemptions_swap : stats_.num_preemptions_recompute);
   kv_.release(seq->table);
-  seq->num_computed = 0;
+  notice.free_blocks_after = kv_.num_free();
+  if (notices_.size() == kMaxNotices) notices_.erase(notices_.begin());
+  notices_.push_back(std::move(notice));
   seq->state = SequenceState::preempted;
-  ++stats_.num_preemptions;
+  ++seq->num_preemptions;
   insert_in_order(waiting_, std::move(seq));
+}
+
+/// Plans the copy of what a running sequence has computed to the host, if it shall be kept and there is room.
+bool Scheduler::swap_out(Sequence& seq, PreemptionNotice& notice) {
+  const int64_t num_blocks = kv_.blocks_for(seq.num_computed);
+  if (!limits_.num_swap_blocks || !prefers_swap(rules_.preemption, costs_, num_blocks, seq.num_computed)) return false;
+  std::optional<std::vector<BlockId>> host_blocks = swap_space_.take(num_blocks);
+  notice.swap_was_full = !host_blocks;
+  if (!host_blocks) return false;
+  seq.host_blocks = std::move(*host_blocks);
+  for (size_t i = 0; i < seq.host_blocks.size(); ++i) newest().swap_out.push_back({seq.table.blocks[i], seq.host_blocks[i]});
+  stats_.num_swapped_out_blocks += num_blocks;
+  return true;
+}
+
+/// Plans the copy back into the sequence's new blocks, but for the first `num_found`, which were still in the cache.
+void Scheduler::swap_in(Sequence& seq, int64_t num_found) {
+  for (auto i = static_cast<size_t>(num_found); i < seq.host_blocks.size(); ++i) {
+    newest().swap_in.push_back({seq.host_blocks[i], seq.table.blocks[i]});
+    ++stats_.num_swapped_in_blocks;
+  }
+  swap_space_.give_back(seq.host_blocks);
 }
 
 /// Where the sequence's next chunk ends under what is left of the step's budgets; num_computed if it can get nothing.
 int64_t Scheduler::chunk_end(const Sequence& seq) const {
   const StepPlan& plan = plans_[newest_];
-  const int64_t tokens_left = limits_.max_num_batched_tokens - plan.num_tokens;
+  int64_t tokens_left = limits_.max_num_batched_tokens - plan.num_tokens - num_reserved_;
+  if (limits_.max_prefill_chunk) tokens_left = std::min(tokens_left, limits_.max_prefill_chunk);
   const int64_t end = std::min(seq.num_expected(), seq.num_computed + tokens_left);
   const int64_t rows_begin = std::max(seq.num_computed, seq.num_prompt_rows);
   const int64_t rows_left = limits_.max_prompt_rows() - plan.num_prompt_rows;
@@ -189,101 +305,13 @@ void Scheduler::publish(Sequence& seq) {
   kv_.publish(seq.table, seq.tokens, std::min(seq.num_computed, seq.num_tokens()), seq.salt());
 }
 
-void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Output>& outputs) {
-  ensure(result.seqs.size() == plan.seqs.size(), "a step of ", plan.seqs.size(), " sequences gave ", result.seqs.size(),
-         " results");
-  for (size_t i = 0; i < plan.seqs.size(); ++i) {
-    Sequence& seq = *plan.seqs[i].seq;
-    SequenceResult& got = result.seqs[i];
-    --seq.num_in_flight;
-    if (plan.seqs[i].wants_token) --seq.num_pending;
-    if (seq.state == SequenceState::finished) continue;
-    if (!got.error.empty()) {
-      kv_.discard(seq.table);  // whatever made it fail may lie in what it read
-      end(seq, FinishReason::error, got.error, outputs);
-      continue;
-    }
-    std::ranges::move(got.prompt_logprobs, std::back_inserter(seq.prompt_logprobs));
-    if (plan.seqs[i].wants_token) append_token(seq, got, outputs);
-  }
-}
-
-void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs) {
-  seq.tokens.push_back(result.token);
-  if (seq.params().uses_penalties()) seq.counts.add_output(result.token);
-  ++stats_.num_generation_tokens;
-
-  Output& output = outputs.emplace_back(output_of(seq));
-  output.tokens.push_back(result.token);
-  if (seq.params().logprobs) output.logprobs.push_back(std::move(result.logprobs));
-  output.prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
-  set_finish(seq, output);
-  if (output.finish != FinishReason::none) return finish(seq, output.finish);
-  if (seq.state == SequenceState::running) publish(seq);
-}
-
-/// Decides whether the sequence's newest token is its last.
-void Scheduler::set_finish(const Sequence& seq, Output& output) const {
-  const SamplingParams& params = seq.params();
-  const int32_t token = seq.tokens.back();
-  const bool is_eos = !params.ignore_eos && std::ranges::find(eos_tokens_, token) != eos_tokens_.end();
-  const bool is_stop = is_eos || std::ranges::find(params.stop_token_ids, token) != params.stop_token_ids.end();
-  if (is_stop && seq.num_output() > params.min_tokens) {
-    output.finish = FinishReason::stop;
-    output.stop_token = token;
-  } else if (seq.num_output() >= seq.max_output) {
-    output.finish = FinishReason::length;
-  }
-}
-
-void Scheduler::end(Sequence& seq, FinishReason reason, const std::string& error, std::vector<Output>& outputs) {
-  Output& output = outputs.emplace_back(output_of(seq));
-  output.finish = reason;
-  output.error = error;
-  finish(seq, reason);
-}
-
-/// Frees the sequence's blocks and takes it out of its queue. Steps in flight may still use the blocks: later steps, which may
-/// get them, run after those.
-void Scheduler::finish(Sequence& seq, FinishReason reason) {
-  if (seq.state == SequenceState::waiting) --num_unstarted_;
-  kv_.release(seq.table);
-  finished_.push_back(take(seq));
-  seq.state = SequenceState::finished;
-  seq.finish = reason;
-  switch (reason) {
-    case FinishReason::stop:
-      ++stats_.num_finished_stop;
-      break;
-    case FinishReason::length:
-      ++stats_.num_finished_length;
-      break;
-    case FinishReason::abort:
-      ++stats_.num_finished_abort;
-      break;
-    case FinishReason::error:
-      ++stats_.num_finished_error;
-      break;
-    case FinishReason::none:
-      ensure(false, "a sequence cannot finish without a reason");
-  }
-}
-
-Scheduler::SequencePtr Scheduler::take(Sequence& seq) {
-  const auto take_from = [&](auto& queue) {
-    const auto where = std::ranges::find(queue, &seq, [](const SequencePtr& entry) { return entry.get(); });
-    ensure(where != queue.end(), "sequence ", seq.id, " is not in the queue of its state");
-    SequencePtr taken = std::move(*where);
-    queue.erase(where);
-    return taken;
-  };
-  return seq.state == SequenceState::running ? take_from(running_) : take_from(waiting_);
-}
-
 Stats Scheduler::stats() const {
   Stats stats = stats_;
   stats.num_running = std::ssize(running_);
   stats.num_waiting = std::ssize(waiting_);
+  stats.num_swapped = std::ranges::count_if(waiting_, [](const SequencePtr& seq) { return seq->is_swapped(); });
+  stats.num_swap_blocks = swap_space_.num_blocks();
+  stats.num_free_swap_blocks = swap_space_.num_free();
   stats.num_kv_blocks = kv_.num_blocks();
   stats.num_free_blocks = kv_.num_free();
   stats.kv_cache_usage = 1 - static_cast<double>(kv_.num_free()) / static_cast<double>(kv_.num_blocks());

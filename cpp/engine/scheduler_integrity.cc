@@ -19,10 +19,13 @@ void check_common(const Sequence& seq, const Limits& limits) {
   ensure(seq.finish == FinishReason::none, "sequence ", seq.id, " is live and has a finish reason");
 }
 
-void check_waiting(const Sequence& seq) {
+void check_waiting(const Sequence& seq, const KvManager& kv) {
   ensure(seq.state == SequenceState::waiting || seq.state == SequenceState::preempted, "sequence ", seq.id,
          " waits in a wrong state");
-  ensure(seq.table.blocks.empty() && seq.num_computed == 0, "waiting sequence ", seq.id, " holds blocks");
+  ensure(seq.table.blocks.empty(), "waiting sequence ", seq.id, " holds blocks");
+  ensure(std::ssize(seq.host_blocks) == kv.blocks_for(seq.num_computed), "waiting sequence ", seq.id, " keeps ",
+         seq.num_computed, " tokens in ", seq.host_blocks.size(), " blocks on the host");
+  ensure(!seq.is_swapped() || seq.state == SequenceState::preempted, "sequence ", seq.id, " is swapped but never ran");
   ensure(seq.num_output() == 0 || seq.state == SequenceState::preempted, "sequence ", seq.id, " has output but never ran");
 }
 
@@ -30,13 +33,14 @@ void check_running(const Sequence& seq, const KvManager& kv) {
   ensure(seq.state == SequenceState::running, "sequence ", seq.id, " runs in a wrong state");
   ensure(seq.num_computed >= 1 && seq.num_computed <= seq.num_expected(), "sequence ", seq.id, " has computed ",
          seq.num_computed, " of ", seq.num_expected(), " tokens");
+  ensure(!seq.is_swapped(), "running sequence ", seq.id, " holds blocks on the host");
   const int64_t num_blocks = std::ssize(seq.table.blocks);
   // The token that a step has just drawn gets its block when it is planned.
   ensure(num_blocks == kv.blocks_for(seq.num_expected()) || num_blocks == kv.blocks_for(seq.num_expected() - 1), "sequence ",
          seq.id, " has ", num_blocks, " blocks for ", seq.num_expected(), " tokens");
   const int64_t num_full = std::min(seq.num_computed, seq.num_tokens()) / kv.block_size();
-  ensure(seq.table.num_published == (kv.prefix_cache() ? num_full : 0), "sequence ", seq.id, " has published ",
-         seq.table.num_published, " of ", num_full, " full blocks");
+  ensure(seq.table.num_published == num_full, "sequence ", seq.id, " has published ", seq.table.num_published, " of ", num_full,
+         " full blocks");
 }
 
 template <class Queue>
@@ -58,19 +62,25 @@ void Scheduler::check_integrity() const {
     check_running(*seq, kv_);
     tables.push_back(&seq->table);
   }
-  int64_t num_unstarted = 0;
+  int64_t num_unstarted = 0, num_unstarted_tokens = 0;
+  std::vector<const std::vector<BlockId>*> swapped;
   for (const SequencePtr& seq : waiting_) {
     check_common(*seq, limits_);
-    check_waiting(*seq);
-    num_unstarted += seq->state == SequenceState::waiting;
+    check_waiting(*seq, kv_);
+    swapped.push_back(&seq->host_blocks);
+    if (seq->state == SequenceState::waiting) ++num_unstarted, num_unstarted_tokens += seq->num_prompt;
     ensure(std::ranges::none_of(running_, [&](const SequencePtr& other) { return other->id == seq->id; }), "sequence ", seq->id,
            " runs and waits");
   }
+  ensure(num_unstarted_tokens == num_unstarted_tokens_, num_unstarted_tokens, " prompt tokens wait, the count says ",
+         num_unstarted_tokens_);
   ensure(num_unstarted == num_unstarted_, num_unstarted, " sequences never ran, the count says ", num_unstarted_);
   for (const SequencePtr& seq : finished_) {
-    ensure(seq->state == SequenceState::finished && seq->table.blocks.empty(), "finished sequence ", seq->id, " holds blocks");
+    ensure(seq->state == SequenceState::finished && seq->table.blocks.empty() && !seq->is_swapped(), "finished sequence ",
+           seq->id, " holds blocks");
   }
   kv_.check_integrity(tables);
+  swap_space_.check_integrity(swapped);
 }
 
 }  // namespace pagoda

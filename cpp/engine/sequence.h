@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/request.h"
@@ -18,14 +19,15 @@ namespace pagoda {
 enum class SequenceState : uint8_t {
   waiting,    ///< never scheduled
   running,    ///< holds blocks
-  preempted,  ///< waiting again, its blocks were taken; its output so far is part of what it must compute
+  preempted,  ///< waiting again, its blocks were taken; what it had computed lies on the host or must be computed again
   finished,
 };
 
 /// The n choices of a request are n sequences, which share the prompt's blocks through the prefix cache and nothing else.
 struct Sequence {
   uint64_t id = 0;       ///< order of arrival; never used twice
-  int64_t priority = 0;  ///< lower runs first; always 0 under fcfs
+  int64_t priority = 0;  ///< lower runs first; 0 unless the policy is priority
+  uint64_t turn = 0;     ///< lower runs first; under the policy fair the order of turns, kNoTurn before it has one
   std::shared_ptr<const Request> request;
   int32_t choice = 0;
   uint64_t key = 0;  ///< Philox key of its draws
@@ -38,6 +40,8 @@ struct Sequence {
   int num_in_flight = 0;     ///< planned steps that name this sequence and are not committed
   int64_t max_output = 0;
   BlockTable table;
+  std::vector<BlockId> host_blocks;  ///< of a swapped sequence: what holds its computed tokens
+  int num_preemptions = 0;
   TokenCounts counts;  ///< kept only when penalties are in use
 
   SequenceState state = SequenceState::waiting;
@@ -46,6 +50,9 @@ struct Sequence {
   int64_t num_prompt_rows = 0;                 ///< prompt positions whose logprobs were asked of a step
   std::vector<TokenLogprobs> prompt_logprobs;  ///< collected until the first output takes them
 
+  static constexpr uint64_t kNoTurn = ~uint64_t{0};
+
+  bool is_swapped() const { return !host_blocks.empty(); }
   int64_t num_tokens() const { return std::ssize(tokens); }
   int64_t num_output() const { return num_tokens() - num_prompt; }
   /// Known and pending tokens.
@@ -56,13 +63,16 @@ struct Sequence {
     return !params().uses_penalties() && request->bad_words.empty() && num_output() + num_pending < max_output;
   }
   const SamplingParams& params() const { return request->params; }
+  const std::string& tenant() const { return request->tenant; }
   const std::string& salt() const { return request->params.cache_salt; }
 
   /// Prompt positions p whose logits are wanted as logprobs of token p + 1: [0, end). Only choice 0 reports them.
   int64_t prompt_rows_end() const { return choice == 0 && params().prompt_logprobs ? num_prompt - 1 : 0; }
 
-  /// Order of service: priority, then arrival.
-  bool before(const Sequence& other) const { return priority != other.priority ? priority < other.priority : id < other.id; }
+  /// Order of service: priority, then turn, then arrival.
+  bool before(const Sequence& other) const {
+    return std::tie(priority, turn, id) < std::tie(other.priority, other.turn, other.id);
+  }
 };
 
 }  // namespace pagoda

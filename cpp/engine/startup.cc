@@ -1,12 +1,21 @@
 // Start-up in order: open the checkpoint, plan all memory, make the backend, pack the weights, start the loop.
 #include "engine/startup.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/check.h"
 
 namespace pagoda {
 namespace {
+
+/// Without the option a GPU gets 4 GiB of the host, or a quarter of what is free there.
+size_t swap_bytes(const EngineOptions& options, size_t host_available) {
+  constexpr double kGib = 1 << 30;
+  if (options.preemption_mode == "recompute") return 0;
+  if (options.swap_space) return static_cast<size_t>(*options.swap_space * kGib);
+  return std::min(size_t{4} << 30, host_available / 4);
+}
 
 MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, const DeviceChoice& choice,
                 const DeviceInfo& device) {
@@ -20,6 +29,8 @@ MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, cons
   request.kv_cache_memory = options.kv_cache_memory;
   request.num_kv_blocks = options.num_kv_blocks;
   request.max_model_len = options.max_model_len;
+  request.host_available = choice.is_cpu() ? 0 : cpu_device_info({}).available_bytes;
+  request.swap_bytes = swap_bytes(options, request.host_available);
   request.kv_dtype = choice.kv_dtype(options.kv_cache_dtype);
   request.block_size = static_cast<int>(options.block_size);
   request.max_num_seqs = options.max_num_seqs;
@@ -65,6 +76,7 @@ StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, 
   parts.eos_tokens = checkpoint.config.eos_tokens;
   parts.max_model_len = started.plan.max_model_len;
   parts.num_blocks = started.plan.num_blocks;
+  parts.num_swap_blocks = started.plan.num_swap_blocks;
   parts.kv_dtype = choice.kv_dtype(options.kv_cache_dtype);
   parts.workspace_bytes = started.plan.workspace;
   started.engine = std::make_unique<Engine>(options, std::move(parts));

@@ -15,7 +15,14 @@ struct Stats {
   int64_t num_kv_blocks = 0;
   int64_t num_free_blocks = 0;
   double kv_cache_usage = 0;
+  int64_t num_swapped = 0;
+  int64_t num_swap_blocks = 0;
+  int64_t num_free_swap_blocks = 0;
   int64_t num_preemptions = 0;
+  int64_t num_preemptions_swap = 0;
+  int64_t num_preemptions_recompute = 0;
+  int64_t num_swapped_out_blocks = 0;
+  int64_t num_swapped_in_blocks = 0;
   int64_t prefix_cache_queries = 0;
   int64_t prefix_cache_hits = 0;
   int64_t num_prompt_tokens = 0;
@@ -57,7 +64,14 @@ constexpr auto Stats::fields() {
       gauge("num_kv_blocks", &S::num_kv_blocks, "blocks of the KV cache"),
       gauge("num_free_blocks", &S::num_free_blocks, "blocks that no sequence holds; cached contents in them may be evicted"),
       gauge("kv_cache_usage", &S::kv_cache_usage, "share of the blocks that sequences hold, in [0, 1]"),
+      gauge("num_swapped", &S::num_swapped, "waiting sequences whose keys and values lie on the host"),
+      gauge("num_swap_blocks", &S::num_swap_blocks, "blocks of the swap space on the host"),
+      gauge("num_free_swap_blocks", &S::num_free_swap_blocks, "blocks of the swap space that no sequence holds"),
       counter("num_preemptions", &S::num_preemptions, "how often a sequence lost its blocks to an earlier one"),
+      counter("num_preemptions_swap", &S::num_preemptions_swap, "preemptions that kept what was computed on the host"),
+      counter("num_preemptions_recompute", &S::num_preemptions_recompute, "preemptions after which tokens are computed again"),
+      counter("num_swapped_out_blocks", &S::num_swapped_out_blocks, "blocks copied to the host"),
+      counter("num_swapped_in_blocks", &S::num_swapped_in_blocks, "blocks copied back from the host"),
       counter("prefix_cache_queries", &S::prefix_cache_queries, "prompt tokens looked up in the prefix cache"),
       counter("prefix_cache_hits", &S::prefix_cache_hits, "prompt tokens found in the prefix cache"),
       counter("num_prompt_tokens", &S::num_prompt_tokens, "prompt tokens of all sequences started"),

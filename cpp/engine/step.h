@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "engine/sequence.h"
 
 namespace pagoda {
@@ -24,15 +25,20 @@ struct PlannedSeq {
   int32_t token_source = -1;  ///< >= 0: token end - 1 is not known yet; the step before draws it in this row of its SampleBatch
 };
 
-/// Swaps and block copies will be further lists here: all that a step does is in its plan.
+/// All that a step does. Blocks are copied before anything is computed: first to the host, then from there, then within the
+/// cache.
 struct StepPlan {
   std::vector<PlannedSeq> seqs;
+  std::vector<BlockCopy> swap_out, swap_in, copies;
   int64_t num_tokens = 0;
   int64_t num_prompt_rows = 0;
   int64_t num_rows = 0;  ///< of logits: prompt rows and draws
 
   void clear() {
     seqs.clear();
+    swap_out.clear();
+    swap_in.clear();
+    copies.clear();
     num_tokens = num_prompt_rows = num_rows = 0;
   }
 };

@@ -86,6 +86,10 @@ void BlockPool::unpublish(BlockId block) {
   }
 }
 
+void BlockPool::forget() {
+  for (BlockId block = 0; block < sentinel(); ++block) unpublish(block);
+}
+
 void BlockPool::check_id(BlockId block) const { ensure(0 <= block && block < sentinel(), "no block ", block); }
 
 void BlockPool::insert_after(BlockId where, BlockId block) {

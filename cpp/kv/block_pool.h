@@ -58,6 +58,8 @@ class BlockPool {
   std::optional<BlockId> find(Content parent, std::span<const int32_t> tokens, std::string_view salt) const;
   /// Takes a block out of the content index; no-op when it is not in it.
   void unpublish(BlockId block);
+  /// Takes all blocks out of the content index. O(blocks).
+  void forget();
   /// Identity of a published block's content; id 0 when it is not published.
   const Content& content(BlockId block) const { return blocks_[static_cast<size_t>(block)].content; }
 

@@ -40,6 +40,15 @@ BlockTable KvManager::match_prefix(std::span<const int32_t> tokens, std::string_
   return table;
 }
 
+BlockTable KvManager::share(const BlockTable& table, int64_t num_blocks) {
+  ensure(!prefix_cache_ && num_blocks <= table.num_published, "block ", num_blocks - 1, " of a table cannot be shared");
+  BlockTable shared;
+  shared.blocks.assign(table.blocks.begin(), table.blocks.begin() + num_blocks);
+  for (const BlockId block : shared.blocks) pool_.retain(block);
+  shared.num_published = static_cast<int>(num_blocks);
+  return shared;
+}
+
 bool KvManager::reserve(BlockTable& table, int64_t num_tokens) {
   const size_t had = table.blocks.size();
   const int64_t needed = blocks_for(num_tokens) - static_cast<int64_t>(had);
@@ -56,11 +65,14 @@ bool KvManager::reserve(BlockTable& table, int64_t num_tokens) {
 }
 
 void KvManager::publish(BlockTable& table, std::span<const int32_t> tokens, int64_t num_computed, std::string_view salt) {
-  if (!prefix_cache_) return;
   const auto size = static_cast<size_t>(block_size());
   const auto num_full = static_cast<size_t>(num_computed) / size;
   ensure(num_full <= table.blocks.size() && num_full * size <= tokens.size(), num_computed, " tokens were published of ",
          tokens.size(), " in ", table.blocks.size(), " blocks");
+  if (!prefix_cache_) {
+    table.num_published = std::max(table.num_published, static_cast<int>(num_full));
+    return;
+  }
   for (auto i = static_cast<size_t>(table.num_published); i < num_full; ++i) {
     table.content = pool_.publish(table.blocks[i], table.content, tokens.subspan(i * size, size), salt);
     ++table.num_published;

@@ -14,21 +14,24 @@ namespace pagoda {
 /// The blocks of one sequence: block i holds its tokens [i * block_size, (i + 1) * block_size). Holds one reference to each.
 struct BlockTable {
   std::vector<BlockId> blocks;
-  int num_published = 0;  ///< leading blocks that are full and immutable: in the content index, or twins of blocks in it
-  Content content;        ///< of the first num_published blocks
+  int num_published =
+      0;            ///< leading blocks that are full and immutable: in the content index (if there is one), or twins of such
+  Content content;  ///< of the first num_published blocks
 };
 
 /// The prefix cache: a full block is findable by its tokens and all tokens before it. A hit is decided by comparing tokens, so
-/// it is exact. Swapping (swap_out: copy a table's blocks to host memory and release them; swap_in: the reverse) belongs here,
-/// beside release and reserve: both only exchange the block ids of a table and return the copies to be made by the step's plan.
+/// it is exact.
 class KvManager {
  public:
-  /// `prefix_cache` false: match_prefix finds nothing and publish does nothing. Slots are int32, so num_blocks * block_size
-  /// must fit; throws InvalidArgument otherwise.
+  /// `prefix_cache` false: match_prefix finds nothing, and publish only marks blocks as immutable. Slots are int32, so
+  /// num_blocks * block_size must fit; throws InvalidArgument otherwise.
   KvManager(int64_t num_blocks, int block_size, bool prefix_cache, BlockPoolHooks hooks = {});
 
   /// A table of the longest cached beginning of `tokens`, whole blocks and at most `max_tokens` tokens, each block retained.
   BlockTable match_prefix(std::span<const int32_t> tokens, std::string_view salt, int64_t max_tokens);
+  /// A table of the first `num_blocks` blocks of another, which must be immutable. For where there is no prefix cache: it keeps
+  /// no identity of their content.
+  BlockTable share(const BlockTable& table, int64_t num_blocks);
   /// Extends the table to hold `num_tokens` tokens. False (and nothing changed) when there are not enough free blocks.
   [[nodiscard]] bool reserve(BlockTable& table, int64_t num_tokens);
   /// Makes findable every full block among the first `num_computed` tokens. `tokens` are the table's tokens from position 0.
@@ -46,6 +49,9 @@ class KvManager {
   int64_t capacity() const { return num_blocks() * block_size(); }
   bool prefix_cache() const { return prefix_cache_; }
   int64_t blocks_for(int64_t num_tokens) const { return (num_tokens + block_size() - 1) / block_size(); }
+
+  /// Makes all blocks unfindable. Tables keep theirs.
+  void forget() { pool_.forget(); }
 
   /// Checks the pool, that reference counts equal the tables' uses, and that only published blocks are in two tables. `tables`
   /// must be all live tables. Throws InternalError.

@@ -27,35 +27,50 @@ size_t plan_budget(const MemoryRequest& request, const DeviceInfo& device, bool 
   return static_cast<size_t>(kGpuUtilization * static_cast<double>(device.total_bytes));
 }
 
+/// Bytes of the device that may be used: on the CPU without those of the swap space.
+size_t limit_of(const MemoryPlan& plan, const MemoryRequest& request) {
+  const size_t limit = std::min(plan.budget, plan.available), swap = request.host_available ? 0 : request.swap_bytes;
+  return limit > swap ? limit - swap : 0;
+}
+
 /// Blocks that the request asks for, or that the budget leaves.
 int64_t plan_blocks(const MemoryPlan& plan, const MemoryRequest& request, bool is_cpu) {
   if (request.num_kv_blocks) return *request.num_kv_blocks;
   if (request.kv_cache_memory) return *request.kv_cache_memory / static_cast<int64_t>(plan.kv_block);
-  size_t room = plan.budget > plan.fixed() ? plan.budget - plan.fixed() : 0;
+  const size_t swap = request.host_available ? 0 : request.swap_bytes;
+  size_t room = plan.budget > plan.fixed() + swap ? plan.budget - plan.fixed() - swap : 0;
   if (is_cpu && !request.utilization) room = std::min(room, kCpuDefaultKvBytes);
   const int64_t useful = request.max_num_seqs * blocks_for(plan.max_model_len, plan.block_size);
   return std::min(useful, static_cast<int64_t>(room / plan.kv_block));
 }
 
 void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
-  const size_t limit = std::min(plan.budget, plan.available);
+  const size_t limit = limit_of(plan, request);
   const size_t fixed = plan.fixed();
+  require(!request.host_available || request.swap_bytes <= request.host_available, "swap_space asks for ",
+          gib(request.swap_bytes), " of the host's memory, but ", gib(request.host_available), " are free");
+  require(request.swap_bytes == 0 || plan.num_swap_blocks > 0, "swap_space must hold at least one block of ", plan.kv_block,
+          " bytes, got ", request.swap_bytes);
+  const std::string swap = request.swap_bytes && !request.host_available
+                               ? str("; besides the swap space of ", gib(request.swap_bytes))
+                               : std::string();
   require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ",
           gib(plan.workspace + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block),
-          ", but ", gib(limit), " may be used (", gib(plan.available), " of ", gib(plan.total),
-          " are free); a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (",
-          request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
+          ", but ", gib(limit), " may be used (", gib(plan.available), " of ", gib(plan.total), " are free", swap,
+          "); a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (", request.max_num_seqs,
+          "), or a larger memory_utilization, needs or allows less");
   require(plan.num_blocks >= 1, "kv_cache_memory must hold at least one block of ", plan.kv_block, " bytes, got ",
           request.kv_cache_memory.value_or(0));
   // The product first in units of blocks: num_kv_blocks can be any integer.
   const auto fitting = static_cast<int64_t>((limit - fixed) / plan.kv_block);
   require(plan.num_blocks <= fitting, "not enough memory: ", plan.num_blocks, " KV blocks of ", plan.kv_block,
-          " bytes were asked for, ", gib(limit - fixed), " are left for them; num_kv_blocks up to ", fitting, " would fit");
+          " bytes were asked for, ", gib(limit - fixed), " are left for them", swap, "; num_kv_blocks up to ", fitting,
+          " would fit");
 }
 
 /// Whether everything fits and one request of the longest context does.
-bool holds(const MemoryPlan& plan) {
-  const size_t limit = std::min(plan.budget, plan.available);
+bool holds(const MemoryPlan& plan, const MemoryRequest& request) {
+  const size_t limit = limit_of(plan, request);
   // Division instead of a product: num_kv_blocks can be any integer.
   return plan.fixed() < limit && plan.num_blocks <= static_cast<int64_t>((limit - plan.fixed()) / plan.kv_block) &&
          blocks_for(plan.max_model_len, plan.block_size) <= plan.num_blocks;
@@ -80,6 +95,8 @@ MemoryPlan plan_length(const Checkpoint& checkpoint, const BackendTraits& traits
   plan.scratch = traits.own_scratch(device.num_threads, checkpoint.config.vocab_size);
   plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
   plan.num_blocks = plan_blocks(plan, request, is_cpu);
+  const int64_t useful = request.max_num_seqs * blocks_for(max_model_len, request.block_size);
+  plan.num_swap_blocks = std::min(useful, static_cast<int64_t>(request.swap_bytes / plan.kv_block));
   plan.max_concurrency = static_cast<double>(plan.num_blocks) / static_cast<double>(blocks_for(max_model_len, plan.block_size));
   return plan;
 }
@@ -109,7 +126,7 @@ MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits
   require(wanted <= trained, "max_model_len must be <= ", trained, ", the model's context, got ", wanted);
   const auto plan_for = [&](int64_t max_model_len) { return plan_length(checkpoint, traits, device, request, max_model_len); };
   MemoryPlan plan = plan_for(wanted);
-  if (!request.max_model_len && !holds(plan)) {
+  if (!request.max_model_len && !holds(plan, request)) {
     int64_t fitting = 0, too_many = blocks_for(trained, request.block_size);
     if (request.num_kv_blocks || request.kv_cache_memory) {
       if (plan.num_blocks < too_many) fitting = plan.num_blocks;  // the caller's choice is kept, the context follows it
@@ -117,7 +134,7 @@ MemoryPlan plan_memory(const Checkpoint& checkpoint, const BackendTraits& traits
       // All that a context needs grows with it, so the longest that fits is found by bisection, in whole blocks.
       while (too_many - fitting > 1) {
         const int64_t middle = fitting + (too_many - fitting) / 2;
-        (holds(plan_for(middle * request.block_size)) ? fitting : too_many) = middle;
+        (holds(plan_for(middle * request.block_size), request) ? fitting : too_many) = middle;
       }
     }
     if (fitting > 0) plan = plan_for(fitting * request.block_size);

@@ -19,6 +19,8 @@ struct MemoryRequest {
   std::optional<int64_t> kv_cache_memory;  ///< bytes
   std::optional<int64_t> num_kv_blocks;
   std::optional<int64_t> max_model_len;  ///< tokens
+  size_t swap_bytes = 0;                 ///< most bytes of the host for blocks that are swapped out
+  size_t host_available = 0;             ///< what is free of the host's memory, if the device has memory of its own; else 0
   DType kv_dtype = DType::bf16;
   int block_size = 16;
   int64_t max_num_seqs = 1;
@@ -38,12 +40,15 @@ struct MemoryPlan {
   std::vector<LinearUse> linears;  ///< what Backend::tune takes
   size_t kv_block = 0;             ///< one block over all layers
   int64_t num_blocks = 0;
-  int block_size = 0;          ///< tokens
-  int64_t max_model_len = 0;   ///< tokens
-  double max_concurrency = 0;  ///< requests of max_model_len tokens that fit at once
+  int64_t num_swap_blocks = 0;  ///< on the host
+  int block_size = 0;           ///< tokens
+  int64_t max_model_len = 0;    ///< tokens
+  double max_concurrency = 0;   ///< requests of max_model_len tokens that fit at once
 
   size_t fixed() const { return weights + workspace + scratch; }
   size_t kv_cache() const { return kv_block * static_cast<size_t>(num_blocks); }
+  size_t swap_space() const { return kv_block * static_cast<size_t>(num_swap_blocks); }
+  /// Of the device; on the CPU the swap space comes on top.
   size_t needed() const { return fixed() + kv_cache(); }
 };
 

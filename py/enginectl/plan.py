@@ -38,10 +38,18 @@ def render(name: str, plan: Mapping[str, Any]) -> str:
         ("Sum", size_text(plan["weights_bytes"] + plan["workspace_bytes"] + plan["kv_cache_bytes"])),
         ("Budget", size_text(plan["budget_bytes"])),
         ("Free memory", f"{size_text(plan['available_bytes'])} of {size_text(plan['total_bytes'])}"),
+        *swap_rows(plan),
         ("Longest request", f"{plan['max_model_len']:,} tokens"),
     ]
     lines = [f"{label:<17}{text}" for label, text in rows]
     return "\n".join([f"Memory plan of {name}", *lines, concurrency_text(plan)])
+
+
+def swap_rows(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row for the swap space on the host, if there is one."""
+    if not plan["num_swap_blocks"]:
+        return []
+    return [("Swap space", f"{size_text(plan['swap_space_bytes'])} of the host: {plan['num_swap_blocks']:,} blocks")]
 
 
 def kv_text(plan: Mapping[str, Any]) -> str:

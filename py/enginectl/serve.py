@@ -13,7 +13,7 @@ from typing import Any
 from enginectl.console import fail, note, size_text
 from enginectl.failures import PORT_IN_USE, USAGE
 from enginectl.flags import add_config_flags, read_config
-from enginectl.plan import concurrency_text, kv_text
+from enginectl.plan import concurrency_text, kv_text, swap_rows
 from enginectl.ports import check_address
 from enginectl.session import open_client
 from pagoda.config import Config
@@ -52,6 +52,7 @@ def startup_text(config: Config, name: str, facts: Mapping[str, Any], url: str, 
         ("Model", f"{name} ({size_text(facts['weights_bytes'])} of weights)"),
         ("Device", device_text(facts)),
         ("KV cache", f"{size_text(facts['kv_cache_bytes'])}: {kv_text(facts)}"),
+        *swap_rows(facts),
         ("API", f"{url}/v1"),
         ("Health", f"{url}/health/ready"),
         ("Metrics", f"{url}/metrics"),

@@ -5,7 +5,10 @@ from typing import Any
 from typing_extensions import Buffer
 
 class InvalidArgument(ValueError): ...
-class Overloaded(RuntimeError): ...
+
+class Overloaded(RuntimeError):
+    retry_after_s: float
+
 class DeviceError(RuntimeError): ...
 class InternalError(RuntimeError): ...
 
@@ -59,7 +62,12 @@ class EngineOptions:
     deterministic: bool
     prefix_cache: bool
     scheduling_policy: str
-    max_waiting: int
+    preemption_mode: str
+    swap_space: float | None
+    watermark: float
+    long_prefill_token_threshold: int | None
+    max_num_queued_seqs: int
+    max_num_queued_tokens: int | None
     given: set[str]
     def clone(self, **changes: Any) -> EngineOptions: ...
     def to_dict(self) -> dict[str, Any]: ...
@@ -81,6 +89,18 @@ class Output:
     num_cached_tokens: int
     error: str
 
+class Preemption:
+    request_id: str
+    choice: int
+    swapped: bool
+    swap_was_full: bool
+    num_tokens: int
+    num_blocks: int
+    free_blocks_before: int
+    free_blocks_after: int
+    num_running: int
+    total: int
+
 class Engine:
     def __init__(
         self,
@@ -92,10 +112,17 @@ class Engine:
         cache_folder: str = ...,
     ) -> None: ...
     def submit(
-        self, request_id: str, prompt: Sequence[int], params: SamplingParams, bad_words: Sequence[Sequence[int]] = ...
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        bad_words: Sequence[Sequence[int]] = ...,
+        tenant: str = ...,
     ) -> None: ...
     def abort(self, request_id: str, choice: int = ...) -> None: ...
     def wait(self, timeout_ms: int) -> list[Output]: ...
+    def take_preemptions(self) -> list[Preemption]: ...
+    def reset_prefix_cache(self) -> None: ...
     def stats(self) -> dict[str, int | float]: ...
     def healthy(self) -> bool: ...
     def failure(self) -> str: ...

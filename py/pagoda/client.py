@@ -24,6 +24,7 @@ from pagoda.generation import Logprob, RequestState, TokenEvent
 from pagoda.loaded_model import LoadedModel
 from pagoda.model_text import load_model_text
 from pagoda.models import ModelFiles, cache_root, resolve
+from pagoda.preemption_log import PreemptionLog
 from pagoda.tokenizer import Tokenizer
 
 __all__ = ["EngineClient", "Logprob", "TokenEvent", "load_model"]
@@ -60,7 +61,8 @@ def load_model(config: Config) -> LoadedModel:
     except ValueError:
         engine.stop()
         raise
-    return LoadedModel(config.model.served_name or files.name, engine, text, defaults)
+    log = PreemptionLog(engine.plan, config.engine.to_dict())
+    return LoadedModel(config.model.served_name or files.name, engine, text, defaults, log)
 
 
 def inspect_text(files: ModelFiles) -> dict[str, Any]:
@@ -138,15 +140,17 @@ class EngineClient:
         return self._model.encode_chat(messages)
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None, tenant: str = ""
     ) -> AsyncGenerator[TokenEvent, None]:
         """The events of one request, as they come; choices interleave. Leaving the iterator aborts the request.
+
+        `tenant` is on whose behalf it is; the scheduling policy "fair" shares the engine among tenants.
 
         Raises, before the first event, InvalidArgument for a request that cannot be served, Overloaded when the queue
         is full, DeviceError when the engine has failed; DeviceError also when it fails meanwhile.
         """
         name = f"{request_id or 'request'}#{next(self._ids)}"
-        stream = self._submit(name, prompt_token_ids, params)
+        stream = self._submit(name, prompt_token_ids, params, tenant)
         unfinished = params.n
         try:
             while unfinished:
@@ -161,17 +165,17 @@ class EngineClient:
             if unfinished:
                 self._engine.abort(name)
 
-    def _submit(self, name: str, prompt_token_ids: Sequence[int], params: SamplingParams) -> _Stream:
+    def _submit(self, name: str, prompt_token_ids: Sequence[int], params: SamplingParams, tenant: str) -> _Stream:
         # Under the lock, so that the pump cannot see an output before the stream is known.
         with self._lock:
-            state = self._model.submit(name, prompt_token_ids, params)
+            state = self._model.submit(name, prompt_token_ids, params, tenant)
             stream = _Stream(asyncio.get_running_loop(), state)
             self._streams[name] = stream
         return stream
 
     def _run_pump(self) -> None:
         while not self._closing:
-            outputs = self._engine.wait(_WAIT_MS)
+            outputs = self._model.wait(_WAIT_MS)
             if outputs:
                 self._dispatch(outputs)
             elif not self._engine.healthy():
@@ -205,6 +209,10 @@ class EngineClient:
     def stats(self) -> dict[str, int | float]:
         """Counters and gauges of the engine as of its last step."""
         return dict(self._engine.stats())
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prompt beginnings before the next step. Raises DeviceError when the engine has ended."""
+        self._engine.reset_prefix_cache()
 
     def describe(self) -> dict[str, Any]:
         """Facts of the model and the device, and the memory plan; sizes in bytes."""

@@ -111,8 +111,8 @@ def plan_memory(path: str | Path, options: EngineOptions) -> dict[str, Any]:
     """How the model at `path` would use memory; reads headers only.
 
     Keys: total_bytes, available_bytes, budget_bytes, weights_bytes, workspace_bytes, kv_bytes_per_block,
-    kv_cache_bytes, num_blocks, block_size, max_model_len, max_concurrency. Raises InvalidArgument when the model
-    cannot be read or does not fit.
+    kv_cache_bytes, num_blocks, block_size, swap_space_bytes, num_swap_blocks, max_model_len, max_concurrency. Raises
+    InvalidArgument when the model cannot be read or does not fit.
     """
     return dict(_core.plan_memory(str(path), options))
 

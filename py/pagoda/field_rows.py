@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)\s*")
+_COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)([kKmM])\s*")
+_FACTORS = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
 _UNITS = {"B": 1}
 _UNITS |= {f"{prefix}B": 1000 ** (power + 1) for power, prefix in enumerate("KMGT")}
 _UNITS |= {f"{prefix}iB": 1024 ** (power + 1) for power, prefix in enumerate("KMGT")}
@@ -75,6 +77,11 @@ class FieldRow:
         return self.base_type == "int" and self.name.endswith(("_bytes", "_memory"))
 
     @property
+    def is_tokens(self) -> bool:
+        """Whether the value counts tokens, so that `16k` (16,000) or `16K` (16,384) may be written for it."""
+        return self.base_type == "int" and ("tokens" in self.name or self.name.endswith(("_len", "_threshold")))
+
+    @property
     def flag(self) -> str:
         """The name as it is written on a command line, without the dashes."""
         return self.name.replace("_", "-")
@@ -95,10 +102,15 @@ class FieldRow:
         return f"{self.doc} ({', '.join(notes)})".lstrip().replace("%", "%%")
 
     def from_yaml(self, value: Any) -> Any:
-        """Checks a typed value (from YAML or Python) and returns it in the field's type. Raises FieldError."""
-        if value is None:
+        """Checks a typed value (from YAML or Python) and returns it in the field's type. Raises FieldError.
+
+        `auto` is another word for null where a number may be left out.
+        """
+        if value is None or (value == "auto" and self.base_type in ("int", "float")):
             if self.is_optional:
                 return None
+            if value is not None:
+                self._refuse(value)
             raise FieldError(f"must be {self._expected()}, got null")
         return _CONVERT[self.base_type](self, value)
 
@@ -140,6 +152,7 @@ class FieldRow:
 
     def _expected(self) -> str:
         kind = _KINDS[self.base_type] + (" or a size such as 4GiB" if self.is_bytes else "")
+        kind += " or a count such as 16K" if self.is_tokens else ""
         if self.choices:
             kind = "one of " + ", ".join(self.choices)
         text = f"{kind} {self.range_text()}".strip() if self.base_type in ("int", "float") else kind
@@ -165,6 +178,8 @@ def _to_bool(row: FieldRow, value: Any) -> bool:
 def _to_int(row: FieldRow, value: Any) -> int:
     if row.is_bytes and isinstance(value, str) and (size := _SIZE.fullmatch(value)):
         value = int(float(size[1]) * _UNITS[size[2]])
+    if row.is_tokens and isinstance(value, str) and (count := _COUNT.fullmatch(value)):
+        value = float(count[1]) * _FACTORS[count[2]]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):

@@ -181,7 +181,7 @@ class _Run:
 
     def _collect(self) -> None:
         engine = self._model.engine
-        outputs = engine.wait(_WAIT_MS)
+        outputs = self._model.wait(_WAIT_MS)
         if not outputs and not engine.healthy():
             raise DeviceError(engine.failure() or "the engine was stopped")
         for part in outputs:

@@ -1,7 +1,7 @@
 """A loaded model: its engine and everything around it that a request needs. Shared by `client` and `llm`.
 
-The engine object is handed in, so this module knows only its methods: submit, abort, wait, stats, healthy, failure,
-stop.
+The engine object is handed in, so this module knows only its methods: submit, abort, wait, take_preemptions, stats,
+healthy, failure, stop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pagoda.chat_template import ChatTemplate, encode_chat
 from pagoda.config import InvalidArgument
 from pagoda.generation import RequestState, TokenEvent
 from pagoda.model_text import ModelText
+from pagoda.preemption_log import PreemptionLog
 from pagoda.tokenizer import Tokenizer
 
 _SEED_BITS = 53  # a drawn seed survives JSON in every language
@@ -28,6 +29,7 @@ class LoadedModel:
     engine: Any
     text: ModelText
     default_params: dict[str, Any]
+    preemption_log: PreemptionLog
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -70,8 +72,10 @@ class LoadedModel:
             raise InvalidArgument("the model was loaded without a tokenizer; prompts must be token ids")
         return self.tokenizer
 
-    def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: Any) -> RequestState:
+    def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: Any, tenant: str = "") -> RequestState:
         """Queues a request. A missing seed is drawn, values not given take the model's defaults.
+
+        `tenant` is on whose behalf it is; the scheduling policy "fair" shares the engine among tenants.
 
         Raises InvalidArgument for a request that cannot be served, Overloaded when the queue is full, DeviceError when
         the engine has failed.
@@ -83,8 +87,14 @@ class LoadedModel:
         if params.stop and self.tokenizer is None:
             raise InvalidArgument("stop needs a tokenizer, and the model was loaded without one; use stop_token_ids")
         state = RequestState(request_id, prompt_token_ids, params, self.tokenizer)
-        self.engine.submit(request_id, list(prompt_token_ids), params, self._bad_word_tokens(params.bad_words))
+        self.engine.submit(request_id, list(prompt_token_ids), params, self._bad_word_tokens(params.bad_words), tenant)
         return state
+
+    def wait(self, timeout_ms: int) -> list[Any]:
+        """The engine's outputs since the last call, after waiting for the first; preemptions go to the log."""
+        outputs: list[Any] = self.engine.wait(timeout_ms)
+        self.preemption_log.write(self.engine.take_preemptions())
+        return outputs
 
     def absorb(self, state: RequestState, output: Any) -> TokenEvent | None:
         """The event an output makes; a choice that a stop string ended is ended in the engine too."""

@@ -120,7 +120,7 @@ TEST(Equations, preempted_equals_not_preempted) {
 }
 
 TEST(Equations, priorities_change_the_order_and_nothing_else) {
-  expect_as_alone({.num_blocks = 20, .max_model_len = 80, .priority_order = true}, 24);
+  expect_as_alone({.num_blocks = 20, .max_model_len = 80, .rules = {.policy = SchedulingPolicy::priority}}, 24);
 }
 
 TEST(Equations, a_prefix_hit_equals_a_miss) {

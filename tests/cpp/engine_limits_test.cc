@@ -46,7 +46,7 @@ TEST(EngineOptions, a_refusal_names_the_option_and_what_is_allowed) {
   EXPECT_EQ(option_refusal([](auto& o) { o.kv_cache_dtype = "f64"; }),
             "kv_cache_dtype must be one of auto, bf16, f16, fp8, f32, got \"f64\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.scheduling_policy = "sjf"; }),
-            "scheduling_policy must be one of fcfs, priority, got \"sjf\"");
+            "scheduling_policy must be one of fcfs, priority, fair, got \"sjf\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.memory_utilization = 1.5; }), "memory_utilization must be in (0, 1], got 1.5");
   EXPECT_EQ(option_refusal([](auto& o) { o.num_kv_blocks = o.kv_cache_memory = 1; }),
             "kv_cache_memory and num_kv_blocks both set the size of the KV cache; give one of them");
@@ -110,21 +110,46 @@ TEST(Limits, refuses_a_request_without_a_seed_and_one_with_more_choices_than_may
   Request request = make_request("a", {1}, 1);
   request.params.seed.reset();
   EXPECT_EQ(request_refusal(limits, request), "seed must be set");
-  limits.max_waiting = 2;
+  limits.max_num_queued_seqs = 2;
   request = make_request("a", {1}, 1);
   request.params.n = 3;
-  EXPECT_EQ(request_refusal(limits, request), "n must be <= max_waiting = 2, got 3");
+  EXPECT_EQ(request_refusal(limits, request), "n must be <= max_num_queued_seqs = 2, got 3");
 }
 
 TEST(Limits, a_full_queue_is_overload_and_names_the_limit) {
   Limits limits = limits_of(64, 100);
-  limits.max_waiting = 5;
-  limits.check_queue(3, 2);
+  limits.max_num_queued_seqs = 5;
+  Request request = make_request("a", make_prompt(10), 1);
+  request.params.n = 2;
+  limits.check_queue({3, 30}, request);
   try {
-    limits.check_queue(4, 2);
+    limits.check_queue({4, 40, 0.7}, request);
     FAIL() << "a full queue took more";
   } catch (const Overloaded& error) {
-    EXPECT_STREQ(error.what(), "the waiting queue is full: max_waiting = 5, 4 waiting, 2 more asked for");
+    EXPECT_STREQ(
+        error.what(),
+        "the waiting queue is full: max_num_queued_seqs = 5, 4 waiting, 2 more asked for; its place would be 5, its wait "
+        "about 4 s");
+    EXPECT_EQ(error.retry_after, 2);
+  }
+}
+
+TEST(Limits, a_queue_may_be_bounded_in_tokens_but_takes_any_one_prompt) {
+  Limits limits = limits_of(64, 100);
+  limits.max_num_queued_seqs = 5;
+  limits.max_num_queued_tokens = 25;
+  Request request = make_request("a", make_prompt(10), 1);
+  limits.check_queue({1, 15}, request);
+  limits.check_queue({0, 0}, make_request("b", make_prompt(50), 1));
+  try {
+    limits.check_queue({2, 16}, request);
+    FAIL() << "a full queue took more";
+  } catch (const Overloaded& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "the waiting queue is full: max_num_queued_tokens = 25, 16 prompt tokens waiting, 10 more asked for; its place "
+        "would be 3");
+    EXPECT_EQ(error.retry_after, 1);
   }
 }
 

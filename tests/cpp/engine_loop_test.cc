@@ -20,8 +20,10 @@ EngineOptions options_of(const SimOptions& sim) {
   options.block_size = sim.block_size;
   options.max_num_seqs = sim.max_num_seqs;
   options.max_num_batched_tokens = sim.max_num_batched_tokens;
-  options.max_waiting = sim.max_waiting;
+  options.max_num_queued_seqs = sim.max_num_queued_seqs;
   options.prefix_cache = sim.prefix_cache;
+  options.watermark = 0;
+  if (sim.rules.preemption == PreemptionMode::swap) options.preemption_mode = "swap";
   return options;
 }
 
@@ -32,6 +34,7 @@ EngineParts parts_of(const SimOptions& sim) {
   parts.eos_tokens = sim.eos_tokens;
   parts.max_model_len = sim.max_model_len;
   parts.num_blocks = sim.num_blocks;
+  parts.num_swap_blocks = sim.num_swap_blocks;
   parts.kv_dtype = DType::f32;
   parts.workspace_bytes =
       static_cast<size_t>(sim.limits().max_logit_rows() * sim.vocab_size) * sizeof(float) + Arena::kAlignment;
@@ -121,14 +124,14 @@ TEST_P(EngineLoop, submit_says_when_the_queue_is_full_and_recovers) {
   faults.slow = true;
   SimOptions sim = options();
   sim.max_num_seqs = 1;
-  sim.max_waiting = 3;
+  sim.max_num_queued_seqs = 3;
   sim.faults = &faults;
   Running running(sim);
   int accepted = 0;
   try {
     for (;; ++accepted) running.engine.submit(make_request(str(accepted), make_prompt(4), 50));
   } catch (const Overloaded& error) {
-    EXPECT_NE(std::string(error.what()).find("max_waiting = 3"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("max_num_queued_seqs = 3"), std::string::npos);
   }
   EXPECT_GE(accepted, 3);
   running.drain(accepted);
@@ -254,6 +257,40 @@ TEST_P(EngineLoop, survives_random_submits_and_aborts_from_several_threads) {
   running.drain(num_submitted);
   EXPECT_EQ(running.engine.stats().num_free_blocks, 30);
   EXPECT_TRUE(running.engine.wait(10).empty());
+}
+
+TEST_P(EngineLoop, preemptions_are_told_and_swapped_sequences_go_on) {
+  SimOptions sim = options();
+  sim.num_blocks = 9;
+  sim.prefix_cache = false;
+  sim.rules.preemption = PreemptionMode::swap;
+  sim.num_swap_blocks = 10;
+  Running running(sim);
+  for (const char* id : {"a", "b"}) running.engine.submit(make_request(id, make_prompt(12, id[0] == 'a' ? 1 : 2), 16));
+  running.drain(2);
+  for (const char* id : {"a", "b"}) {
+    const Request request = make_request(id, make_prompt(12, id[0] == 'a' ? 1 : 2), 16);
+    EXPECT_EQ((running.transcripts[{id, 0}].tokens), alone(request, sim).at(0).tokens);
+  }
+  const std::vector<PreemptionNotice> notices = running.engine.take_preemptions();
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_TRUE(notices[0].swapped);
+  EXPECT_EQ(notices[0].request_id, "b");
+  EXPECT_TRUE(running.engine.take_preemptions().empty());
+}
+
+TEST_P(EngineLoop, a_reset_prefix_cache_finds_nothing) {
+  Running running(options());
+  const auto cached = [&](const std::string& id) {
+    running.engine.submit(make_request(id, make_prompt(18, 1), 2));
+    running.drain(1);
+    return running.engine.stats().prefix_cache_hits;
+  };
+  EXPECT_EQ(cached("a"), 0);
+  EXPECT_EQ(cached("b"), 16);
+  running.engine.reset_prefix_cache();
+  EXPECT_EQ(cached("c"), 16);
+  EXPECT_EQ(cached("d"), 32);
 }
 
 }  // namespace

@@ -45,9 +45,14 @@ class Walk {
     options.max_num_seqs = one_of<int64_t>({1, 2, 5, 16});
     options.max_num_batched_tokens = one_of<int64_t>({1, 2, 3, 7, 17, 64, 300});
     options.max_model_len = one_of<int64_t>({10, 45, 120});
-    options.max_waiting = one_of<int64_t>({4, 100});
+    options.max_num_queued_seqs = one_of<int64_t>({4, 100});
     options.prefix_cache = pick(4) != 0;
-    options.priority_order = pick(3) == 0;
+    options.rules.policy = one_of({SchedulingPolicy::fcfs, SchedulingPolicy::priority, SchedulingPolicy::fair});
+    options.rules.preemption = one_of({PreemptionMode::automatic, PreemptionMode::swap, PreemptionMode::recompute});
+    options.num_swap_blocks = one_of<int64_t>({0, 3, 20, 100});
+    options.watermark_blocks = one_of<int64_t>({0, 0, 2});
+    options.max_prefill_chunk = one_of<int64_t>({0, 0, 1, 5});
+    options.max_num_queued_tokens = one_of<int64_t>({0, 0, 300});
     options.eos_tokens = {39};
     if (pick(4) == 0) options.hooks.hash = [](Hash128, std::span<const int32_t>) { return Hash128{5, 5}; };
     if (pick(4) == 0) options.hooks.fail_allocation = [this] { return pick(20) == 0; };
@@ -77,6 +82,7 @@ class Walk {
     if (pick(4) == 0) params.cache_salt = "salt";
     if (pick(6) == 0) params.allowed_token_ids = {2, 23, 30};
     params.priority = static_cast<int64_t>(pick(3));
+    request.tenant = one_of({"ann", "bob", "eve"});
     return request;
   }
 
@@ -112,7 +118,8 @@ class Walk {
     if (allocations_fail_) return;
     EXPECT_TRUE(num_tokens > 0 || !had_work) << "work, but nothing ran";
     num_idle_steps_ = progress() > before || !had_work ? 0 : num_idle_steps_ + 1;
-    const int64_t chunk = std::min(engine_.limits().max_num_batched_tokens, engine_.limits().max_prompt_rows());
+    int64_t chunk = std::min(engine_.limits().max_num_batched_tokens, engine_.limits().max_prompt_rows());
+    if (options_.max_prefill_chunk) chunk = std::min(chunk, options_.max_prefill_chunk);
     // With two steps in flight every other one may only launch.
     const auto per_step = static_cast<int64_t>(options_.steps_in_flight);
     EXPECT_LE(num_idle_steps_, per_step * (engine_.limits().max_context() / chunk + 1)) << "I12";
@@ -160,7 +167,10 @@ TEST(RandomWalk, keeps_every_invariant_and_every_token) {
     num_refused += walk.num_refused();
   }
   // The walk went everywhere.
-  EXPECT_GT(total.num_preemptions, 500);
+  EXPECT_GT(total.num_preemptions_recompute, 300);
+  EXPECT_GT(total.num_preemptions_swap, 200);
+  EXPECT_GT(total.num_swapped_in_blocks, 500);
+  EXPECT_EQ(total.num_preemptions, total.num_preemptions_recompute + total.num_preemptions_swap);
   EXPECT_GT(total.prefix_cache_hits, 1000);
   EXPECT_GT(total.num_finished_stop, 500);
   EXPECT_GT(total.num_finished_length, 500);

@@ -64,7 +64,7 @@ TEST(Scheduler, an_earlier_request_is_never_overtaken) {
 }
 
 TEST(Scheduler, lower_priority_numbers_run_first_and_ties_by_arrival) {
-  SimEngine engine({.max_num_seqs = 1, .priority_order = true});
+  SimEngine engine({.max_num_seqs = 1, .rules = {.policy = SchedulingPolicy::priority}});
   for (const auto& [id, priority] : std::vector<std::pair<const char*, int64_t>>{{"a", 5}, {"b", -1}, {"c", 5}, {"d", 0}}) {
     Request request = make_request(id, make_prompt(3), 1);
     request.params.priority = priority;
@@ -193,6 +193,95 @@ TEST(Scheduler, choices_share_the_prompt_and_end_independently) {
   EXPECT_NE(engine.of("a", 0).tokens, engine.of("a", 1).tokens);
 }
 
+TEST(Scheduler, choices_without_the_prefix_cache_compute_the_prompt_once) {
+  for (const int64_t length : {15, 16, 17, 18, 60}) {  // in blocks of 4, in chunks of 20
+    SimEngine engine({.max_num_batched_tokens = 20, .prefix_cache = false});
+    Request request = make_request("a", make_prompt(length, 1), 20, 1.0);
+    request.params.n = 4;
+    engine.add(request);
+    int64_t num_copies = 0, num_prompt_tokens = 0;
+    while (engine.has_work()) {
+      engine.step();
+      num_copies += std::ssize(engine.last_plan().copies);
+      for (const PlannedSeq& planned : engine.last_plan().seqs) {
+        num_prompt_tokens += std::max<int64_t>(0, std::min(planned.end, length) - planned.begin);
+      }
+    }
+    EXPECT_EQ(num_prompt_tokens, length + 3) << "the last token of the prompt once for each other choice";
+    EXPECT_EQ(num_copies, (length - 1) % 4 ? 3 : 0);
+    const auto reference = alone(request, {});
+    for (int32_t choice = 0; choice < 4; ++choice) {
+      expect_same(engine.of("a", choice), reference.at(static_cast<size_t>(choice)), str("choice ", choice));
+    }
+  }
+}
+
+TEST(Scheduler, a_choice_that_starts_late_copies_the_block_that_is_not_full) {
+  SimEngine engine({.max_num_seqs = 2});
+  Request request = make_request("a", make_prompt(18, 1), 6, 1.0);
+  request.params.n = 3;
+  engine.add(make_request("first", make_prompt(3, 2), 3));
+  engine.add(request);
+  int64_t num_copies = 0;
+  while (engine.has_work()) {
+    engine.step();
+    num_copies += std::ssize(engine.last_plan().copies);
+  }
+  EXPECT_EQ(num_copies, 2);  // choice 1 joins choice 0, choice 2 joins choice 1
+  const auto reference = alone(request, {});
+  for (int32_t choice = 0; choice < 3; ++choice) {
+    expect_same(engine.of("a", choice), reference.at(static_cast<size_t>(choice)), str("choice ", choice));
+  }
+}
+
+TEST(Scheduler, a_long_prompt_takes_no_more_of_a_step_than_it_may) {
+  SimEngine engine({.max_num_batched_tokens = 32, .prefix_cache = false, .max_prefill_chunk = 10});
+  engine.add(make_request("long", make_prompt(45, 1), 3));
+  engine.add(make_request("short", make_prompt(6, 2), 3));
+  engine.step();
+  EXPECT_EQ(planned_ids(engine), (Ids{"long", "short"}));
+  EXPECT_EQ(engine.last_plan().seqs[0].end, 10);
+  engine.run();
+}
+
+TEST(Scheduler, a_long_prompt_leaves_room_for_later_sequences_that_decode) {
+  SimEngine engine({.max_num_batched_tokens = 16, .prefix_cache = false, .rules = {.policy = SchedulingPolicy::priority}});
+  for (const char* id : {"b", "c"}) {
+    Request request = make_request(id, make_prompt(3, 1), 12);
+    request.params.priority = 1;
+    engine.add(request);
+  }
+  engine.step();
+  engine.add(make_request("long", make_prompt(60, 2), 3));  // of higher priority
+  while (!engine.finished("long")) {
+    engine.step();
+    EXPECT_EQ(engine.last_plan().seqs.size(), 3u);
+  }
+  engine.run();
+}
+
+TEST(Scheduler, tenants_take_turns_whatever_they_ask_for) {
+  SimEngine engine({.max_num_seqs = 1, .prefix_cache = false, .rules = {.policy = SchedulingPolicy::fair}});
+  for (int i = 0; i < 40; ++i) {
+    Request request = make_request(str("greedy", i), make_prompt(100, static_cast<uint64_t>(i)), 40);
+    request.tenant = "greedy";
+    engine.add(request);
+  }
+  for (int i = 0; i < 5; ++i) {
+    Request request = make_request(str("modest", i), make_prompt(10, 99), 10);
+    request.tenant = "modest";
+    engine.add(request);
+  }
+  int greedy_before = 0;
+  while (!engine.finished("modest4")) {
+    engine.step();
+    greedy_before = 0;
+    for (int i = 0; i < 40; ++i) greedy_before += engine.finished(str("greedy", i));
+  }
+  EXPECT_LE(greedy_before, 1 + FairTurns::kQuantum / 140) << "100 tokens of the modest waited behind thousands of the greedy";
+  engine.run();
+}
+
 TEST(Scheduler, stops_at_end_of_sequence_unless_told_to_go_on) {
   const SimOptions plain;
   const std::vector<int32_t> free_run = alone(make_request("a", make_prompt(5, 1), 10), plain).at(0).tokens;
@@ -245,7 +334,7 @@ TEST(Scheduler, a_request_that_fills_every_block_runs_alone) {
 }
 
 TEST(Scheduler, refuses_more_waiting_sequences_than_allowed) {
-  SimEngine engine({.max_num_seqs = 1, .max_waiting = 2});
+  SimEngine engine({.max_num_seqs = 1, .max_num_queued_seqs = 2});
   engine.add(make_request("a", make_prompt(3), 2));
   engine.add(make_request("b", make_prompt(3), 2));
   EXPECT_THROW(engine.add(make_request("c", make_prompt(3), 2)), Overloaded);

@@ -152,9 +152,38 @@ TEST(KvManager, discarded_blocks_are_not_found_again) {
 TEST(KvManager, without_the_cache_nothing_is_ever_shared) {
   KvManager kv(16, 4, false);
   BlockTable a = computed(kv, iota(8));
-  EXPECT_EQ(a.num_published, 0);
+  EXPECT_EQ(a.num_published, 2) << "full blocks are immutable all the same";
   EXPECT_TRUE(kv.match_prefix(iota(8), "", 8).blocks.empty());
   check(kv, {&a});
+}
+
+TEST(KvManager, without_the_cache_full_blocks_can_be_shared_by_hand) {
+  KvManager kv(16, 4, false);
+  BlockTable a = computed(kv, iota(10));
+  BlockTable b = kv.share(a, 2);
+  EXPECT_EQ(b.blocks, std::vector<BlockId>(a.blocks.begin(), a.blocks.begin() + 2));
+  ASSERT_TRUE(kv.reserve(b, 10));
+  check(kv, {&a, &b});
+  EXPECT_NE(a.blocks[2], b.blocks[2]);
+  EXPECT_THROW(kv.share(a, 3), InternalError) << "the third block is still written to";
+  kv.release(a);
+  check(kv, {&b});
+  kv.release(b);
+  EXPECT_EQ(kv.num_free(), 16);
+}
+
+TEST(KvManager, what_is_forgotten_is_not_found_and_stays_with_who_holds_it) {
+  KvManager kv(16, 4, true);
+  BlockTable a = computed(kv, iota(8)), b = computed(kv, iota(12));
+  kv.release(b);
+  kv.forget();
+  EXPECT_TRUE(kv.match_prefix(iota(12), "", 12).blocks.empty());
+  check(kv, {&a});
+  EXPECT_EQ(kv.num_free(), 14);
+  BlockTable c = computed(kv, iota(8));
+  BlockTable d = kv.match_prefix(iota(8), "", 8);
+  EXPECT_EQ(d.blocks, c.blocks);
+  check(kv, {&a, &c, &d});
 }
 
 TEST(KvManager, refuses_more_tokens_than_a_slot_number_can_name) {

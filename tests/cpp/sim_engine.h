@@ -22,19 +22,24 @@ struct SimOptions {
   int64_t max_num_seqs = 16;
   int64_t max_num_batched_tokens = 64;
   int64_t max_model_len = 200;
-  int64_t max_waiting = 1000;
+  int64_t max_num_queued_seqs = 1000;
   int64_t vocab_size = 40;
   bool prefix_cache = true;
-  bool priority_order = false;
+  SchedulingRules rules = {};
   std::vector<int32_t> eos_tokens = {};
   BlockPoolHooks hooks = {};
   Faults* faults = nullptr;
   AddSampleRow add_row = add_sample_row;
   bool pads_decode_steps = false;
   size_t steps_in_flight = 1;
+  int64_t num_swap_blocks = 0;
+  int64_t watermark_blocks = 0;
+  int64_t max_num_queued_tokens = 0;
+  int64_t max_prefill_chunk = 0;
 
   Limits limits() const {
-    return {vocab_size, max_model_len, max_num_seqs, max_num_batched_tokens, max_waiting, num_blocks, block_size};
+    return {vocab_size, max_model_len,   max_num_seqs,     max_num_batched_tokens, max_num_queued_seqs, num_blocks,
+            block_size, num_swap_blocks, watermark_blocks, max_num_queued_tokens,  max_prefill_chunk};
   }
 };
 
@@ -89,10 +94,11 @@ class SimEngine {
         limits_(options.limits()),
         model_(options.vocab_size, options.faults),
         kv_(options.num_blocks, static_cast<int>(options.block_size), options.prefix_cache, options.hooks),
-        cache_(&backend_, model_.kv_shape(), DType::f32, static_cast<int>(options.block_size), options.num_blocks),
+        cache_(&backend_, model_.kv_shape(), DType::f32, static_cast<int>(options.block_size), options.num_blocks,
+               options.num_swap_blocks),
         arena_(backend_,
                static_cast<size_t>(limits_.max_logit_rows() * options.vocab_size) * sizeof(float) + Arena::kAlignment),
-        scheduler_(limits_, options.priority_order, options.eos_tokens, kv_),
+        scheduler_(limits_, options.rules, options.eos_tokens, kv_),
         runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens, options.add_row) {}
 
   void add(const Request& request) {
@@ -130,6 +136,7 @@ class SimEngine {
     scheduler_.check_integrity();
     EXPECT_EQ(model_.num_bad_reads(), 0) << "a slot did not hold what its sequence had stored there";
     EXPECT_TRUE(scheduler_.has_work() || kv_.num_free() == kv_.num_blocks()) << "I9";
+    EXPECT_TRUE(scheduler_.has_work() || stats().num_free_swap_blocks == options_.num_swap_blocks) << "I9";
     return num_tokens;
   }
 
@@ -211,6 +218,7 @@ inline std::vector<Transcript> alone(const Request& request, const SimOptions& o
   roomy.num_blocks = request.params.n * (options.max_model_len / options.block_size + 1);
   roomy.max_num_batched_tokens = 4096;
   roomy.prefix_cache = false;
+  roomy.num_swap_blocks = roomy.watermark_blocks = roomy.max_prefill_chunk = 0;
   roomy.hooks = {};
   roomy.steps_in_flight = 1;
   Request bounded = request;

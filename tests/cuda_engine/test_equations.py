@@ -55,7 +55,8 @@ def test_a_prefix_cache_hit_equals_a_miss(setup: Setup) -> None:
         assert llm.stats()["prefix_cache_hits"] > hits
 
 
-def test_preempted_equals_not_preempted(setup: Setup) -> None:
-    with setup.engine(block_size=4, num_kv_blocks=8) as llm:
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+def test_preempted_equals_not_preempted(setup: Setup, mode: str) -> None:
+    with setup.engine(block_size=4, num_kv_blocks=8, swap_space=0.001, watermark=0, preemption_mode=mode) as llm:
         assert together(llm, PROMPTS, PARAMS) == setup.expected
-        assert llm.stats()["num_preemptions"] > 0
+        assert llm.stats()[f"num_preemptions_{mode}"] > 0

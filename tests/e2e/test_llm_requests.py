@@ -83,7 +83,7 @@ def test_gpu_memory_utilization_is_an_alias(talking: Path) -> None:
 
 
 def test_a_batch_larger_than_the_queue_still_finishes(talking: Path) -> None:
-    with LLM(str(talking), num_kv_blocks=16, max_model_len=64, max_num_seqs=2, max_waiting=3) as llm:
+    with LLM(str(talking), num_kv_blocks=16, max_model_len=64, max_num_seqs=2, max_num_queued_seqs=3) as llm:
         prompts = [prompt_of(9, seed=number) for number in range(20)]
         outputs = llm.generate(prompts, SHORT, use_tqdm=False)
         expected = [llm.generate([prompt], SHORT, use_tqdm=False)[0].outputs[0].token_ids for prompt in prompts]

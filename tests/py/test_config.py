@@ -29,13 +29,13 @@ def test_nothing_given_is_the_default() -> None:
 
 def test_a_flag_wins_over_set_over_file_over_default(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("engine:\n  max_num_seqs: 1\n  block_size: 8\n  max_waiting: 7\n")
+    path.write_text("engine:\n  max_num_seqs: 1\n  block_size: 8\n  max_num_queued_seqs: 7\n")
     config = load_config(path, ["engine.max_num_seqs=2", "engine.block_size=32"], {("engine", "max_num_seqs"): "3"})
-    assert (config.engine.max_num_seqs, config.engine.block_size, config.engine.max_waiting) == (3, 32, 7)
+    assert (config.engine.max_num_seqs, config.engine.block_size, config.engine.max_num_queued_seqs) == (3, 32, 7)
     assert config.origin == {
         "engine.max_num_seqs": "--max-num-seqs",
         "engine.block_size": "--set",
-        "engine.max_waiting": f"{path}:4",
+        "engine.max_num_queued_seqs": f"{path}:4",
     }
 
 
@@ -94,7 +94,7 @@ def test_an_error_names_place_value_and_what_is_allowed(text: str, error: str, t
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("engine:\n  max_waiting: 3\n  block_size: 3\n", 3, ("block_size", "power of two")),
+        ("engine:\n  max_num_queued_seqs: 3\n  block_size: 3\n", 3, ("block_size", "power of two")),
         ("engine:\n  isa: sse9\n", 2, ("isa", "avx2", "sse9")),
         ("sampling:\n  n: 1\n  stop: ['']\n", 3, ("stop",)),
     ],
@@ -117,10 +117,10 @@ def test_all_errors_of_all_sources_come_at_once(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("engine:\n  max_num_seq: 4\n  block_size: 0\n  isa: sse9\nengine:\n  x: 1\nserver:\n  port: -1\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(path, ["a.b=1", "engine.nothing", "engine.max_waiting=x"], {("sampling", "top_p"): "0"})
+        load_config(path, ["a.b=1", "engine.nothing", "engine.max_num_queued_seqs=x"], {("sampling", "top_p"): "0"})
     text = str(caught.value)
     expected = ["max_num_seq;", "block_size", "isa", "given twice", "server.port", "--set a.b", "--set engine.nothing"]
-    for part in [*expected, "--set engine.max_waiting", "--top-p"]:
+    for part in [*expected, "--set engine.max_num_queued_seqs", "--top-p"]:
         assert part in text
     assert len(caught.value.errors) == 9
 

@@ -82,6 +82,28 @@ def test_a_field_of_bytes_takes_sizes(text: str, value: int) -> None:
     assert row("int?", name="kv_cache_memory").from_text(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("16k", 16000), ("32K", 32768), ("1.5k", 1500), ("1M", 1 << 20), ("4096", 4096), ("auto", None)]
+)
+def test_a_field_of_tokens_takes_counts(text: str, value: int | None) -> None:
+    assert row("int?", name="max_model_len").from_text(text) == value
+
+
+def test_only_a_field_of_tokens_takes_counts() -> None:
+    with pytest.raises(FieldError, match="got '16k'"):
+        row("int", name="num_threads").from_yaml("16k")
+    with pytest.raises(FieldError, match="or a count such as 16K, got '16Q'"):
+        row("int", name="max_model_len").from_yaml("16Q")
+    with pytest.raises(FieldError, match=r"got 1000\.1"):
+        row("int", name="max_model_len").from_yaml("1.0001k")
+
+
+def test_auto_means_unset_where_a_number_may_be_unset() -> None:
+    assert row("float?").from_yaml("auto") is None
+    with pytest.raises(FieldError, match="got 'auto'"):
+        row("float").from_yaml("auto")
+
+
 def test_only_a_field_of_bytes_takes_sizes() -> None:
     with pytest.raises(FieldError, match="got '4GiB'"):
         row("int").from_yaml("4GiB")

@@ -7,6 +7,7 @@ tracebacks. Called by every handler, by the middleware in edge.py and by the con
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -122,7 +123,9 @@ def from_exception(error: BaseException) -> ApiError | None:
     if isinstance(error, InvalidArgument):
         return ApiError(400, str(error), param=leading_name(str(error)), code="invalid_value")
     if isinstance(error, Overloaded):
-        return ApiError(429, str(error), code="overloaded", headers={"Retry-After": "1"})
+        return ApiError(
+            429, str(error), code="overloaded", headers={"Retry-After": str(math.ceil(error.retry_after_s))}
+        )
     if isinstance(error, DeviceError):
         return ApiError(503, "The engine has stopped after a device error.", code="engine_unavailable")
     if isinstance(error, InternalError):

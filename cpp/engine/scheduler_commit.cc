@@ -1,0 +1,115 @@
+// The second half of the scheduler: what came out of a step, and how sequences end.
+#include <algorithm>
+#include <utility>
+
+#include "core/check.h"
+#include "engine/scheduler.h"
+
+namespace pagoda {
+namespace {
+
+Output output_of(const Sequence& seq) {
+  Output output;
+  output.request_id = seq.request->id;
+  output.choice = seq.choice;
+  output.num_cached_tokens = seq.num_cached_tokens.value_or(0);
+  return output;
+}
+
+}  // namespace
+
+void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Output>& outputs) {
+  ensure(result.seqs.size() == plan.seqs.size(), "a step of ", plan.seqs.size(), " sequences gave ", result.seqs.size(),
+         " results");
+  for (size_t i = 0; i < plan.seqs.size(); ++i) {
+    Sequence& seq = *plan.seqs[i].seq;
+    SequenceResult& got = result.seqs[i];
+    --seq.num_in_flight;
+    if (plan.seqs[i].wants_token) --seq.num_pending;
+    if (seq.state == SequenceState::finished) continue;
+    if (!got.error.empty()) {
+      kv_.discard(seq.table);  // whatever made it fail may lie in what it read
+      end(seq, FinishReason::error, got.error, outputs);
+      continue;
+    }
+    std::ranges::move(got.prompt_logprobs, std::back_inserter(seq.prompt_logprobs));
+    if (plan.seqs[i].wants_token) append_token(seq, got, outputs);
+  }
+}
+
+void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs) {
+  seq.tokens.push_back(result.token);
+  if (seq.params().uses_penalties()) seq.counts.add_output(result.token);
+  ++stats_.num_generation_tokens;
+  if (rules_.policy == SchedulingPolicy::fair) turns_.charge(seq.tenant(), 1);
+
+  Output& output = outputs.emplace_back(output_of(seq));
+  output.tokens.push_back(result.token);
+  if (seq.params().logprobs) output.logprobs.push_back(std::move(result.logprobs));
+  output.prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
+  set_finish(seq, output);
+  if (output.finish != FinishReason::none) return finish(seq, output.finish);
+  if (seq.state == SequenceState::running) publish(seq);
+}
+
+/// Decides whether the sequence's newest token is its last.
+void Scheduler::set_finish(const Sequence& seq, Output& output) const {
+  const SamplingParams& params = seq.params();
+  const int32_t token = seq.tokens.back();
+  const bool is_eos = !params.ignore_eos && std::ranges::find(eos_tokens_, token) != eos_tokens_.end();
+  const bool is_stop = is_eos || std::ranges::find(params.stop_token_ids, token) != params.stop_token_ids.end();
+  if (is_stop && seq.num_output() > params.min_tokens) {
+    output.finish = FinishReason::stop;
+    output.stop_token = token;
+  } else if (seq.num_output() >= seq.max_output) {
+    output.finish = FinishReason::length;
+  }
+}
+
+void Scheduler::end(Sequence& seq, FinishReason reason, const std::string& error, std::vector<Output>& outputs) {
+  Output& output = outputs.emplace_back(output_of(seq));
+  output.finish = reason;
+  output.error = error;
+  finish(seq, reason);
+}
+
+/// Frees the sequence's blocks and takes it out of its queue. Steps in flight may still use the blocks: later steps, which may
+/// get them, run after those.
+void Scheduler::finish(Sequence& seq, FinishReason reason) {
+  if (seq.state == SequenceState::waiting) count_unstarted(seq, -1);
+  if (rules_.policy == SchedulingPolicy::fair) turns_.left(seq.tenant());
+  kv_.release(seq.table);
+  swap_space_.give_back(seq.host_blocks);
+  finished_.push_back(take(seq));
+  seq.state = SequenceState::finished;
+  seq.finish = reason;
+  switch (reason) {
+    case FinishReason::stop:
+      ++stats_.num_finished_stop;
+      break;
+    case FinishReason::length:
+      ++stats_.num_finished_length;
+      break;
+    case FinishReason::abort:
+      ++stats_.num_finished_abort;
+      break;
+    case FinishReason::error:
+      ++stats_.num_finished_error;
+      break;
+    case FinishReason::none:
+      ensure(false, "a sequence cannot finish without a reason");
+  }
+}
+
+Scheduler::SequencePtr Scheduler::take(Sequence& seq) {
+  const auto take_from = [&](auto& queue) {
+    const auto where = std::ranges::find(queue, &seq, [](const SequencePtr& entry) { return entry.get(); });
+    ensure(where != queue.end(), "sequence ", seq.id, " is not in the queue of its state");
+    SequencePtr taken = std::move(*where);
+    queue.erase(where);
+    return taken;
+  };
+  return seq.state == SequenceState::running ? take_from(running_) : take_from(waiting_);
+}
+
+}  // namespace pagoda
