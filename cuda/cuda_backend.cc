@@ -65,6 +65,11 @@ Buffer CudaBackend::allocate(size_t bytes) {
   return memory_.allocate(bytes);
 }
 
+void CudaBackend::prepare_sampling(int64_t vocab_size) {
+  enter();
+  sampler_.prepare(vocab_size);
+}
+
 Buffer CudaBackend::allocate_host(size_t bytes) {
   enter();
   return allocate_pinned(bytes);

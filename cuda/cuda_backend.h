@@ -44,6 +44,8 @@ class CudaBackend final : public Backend {
 
   void reserve(size_t bytes) override;
   Buffer allocate(size_t bytes) override;
+  void prepare_sampling(int64_t vocab_size) override;
+  size_t num_allocated_bytes() const override { return memory_.num_taken_bytes(); }
   Buffer allocate_host(size_t bytes) override;
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;

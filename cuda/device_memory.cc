@@ -7,9 +7,7 @@
 #include "cuda/queue.h"
 
 namespace pagoda::cuda {
-namespace {
-
-Buffer allocate_piece(size_t bytes) {
+Buffer DeviceMemory::allocate_piece(size_t bytes) {
   void* data = nullptr;
   const cudaError_t error = cudaMalloc(&data, bytes);
   if (error == cudaErrorMemoryAllocation) {
@@ -19,10 +17,12 @@ Buffer allocate_piece(size_t bytes) {
     throw DeviceError(str("the GPU has no room for ", bytes, " bytes; ", free_bytes, " of ", total_bytes, " bytes are free"));
   }
   check(error, "allocating GPU memory");
-  return Buffer(data, [](void* p) { cudaFree(p); });
+  *taken_ += bytes;
+  return Buffer(data, [bytes, taken = taken_](void* p) {
+    *taken -= bytes;
+    cudaFree(p);
+  });
 }
-
-}  // namespace
 
 void DeviceMemory::reserve(size_t bytes) {
   piece_.reset();

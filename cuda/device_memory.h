@@ -18,8 +18,13 @@ class DeviceMemory {
   void reserve(size_t bytes);
   /// `bytes` rounded up to kUnit; uninitialised.
   Buffer allocate(size_t bytes);
+  /// Bytes of all pieces that live.
+  size_t num_taken_bytes() const { return *taken_; }
 
  private:
+  Buffer allocate_piece(size_t bytes);
+
+  std::shared_ptr<size_t> taken_ = std::make_shared<size_t>(0);  // a piece may outlive this
   Buffer piece_;
   size_t piece_bytes_ = 0;
   size_t used_ = 0;

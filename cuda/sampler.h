@@ -46,6 +46,8 @@ class Sampler {
   Sampler(const Sampler&) = delete;
   Sampler& operator=(const Sampler&) = delete;
 
+  /// Takes memory for a vocabulary of this size, if there is not enough yet.
+  void prepare(int64_t vocab);
   /// Samples every row of logits[R, vocab] (f32), which are overwritten. Does not wait, unless the batch takes more than one
   /// part (more than SampleLayout::kMaxRows rows, or longer lists than fit). `batch` may be changed after the return. Throws
   /// InvalidArgument, with nothing launched, when one row's lists do not fit.
@@ -78,7 +80,6 @@ class Sampler {
     const SampleTask* tasks = nullptr;  ///< in `upload`
   };
 
-  void prepare(int64_t vocab);
   Slot& next_slot();
   Part part_from(const SampleBatch& batch, int64_t begin, size_t list_bytes) const;
   void launch_part(const Queue& queue, const Tensor& logits, const SampleBatch& batch, const Part& part, Launch& launch);

@@ -100,9 +100,9 @@ void bench_copies(BenchDevice& device, Report& report, const Sizes& sizes) {
     const size_t bytes = static_cast<size_t>(num_blocks) * layout.block_bytes();
     void* from = device.random(bytes, Fill::bytes);
     void* to = device.memory(bytes);
-    std::vector<cuda::BlockCopy> copies;
+    std::vector<BlockCopy> copies;
     for (int i = 0; i < num_blocks; ++i) copies.push_back({i, num_blocks - 1 - i});
-    const cuda::BlockCopy* list = device.array(copies);
+    const BlockCopy* list = device.array(copies);
     const Timing timing = device.time(
         1, [&](int) { cuda::copy_blocks(device.queue(), to, from, layout.block_bytes(), list, std::ssize(copies)); });
     report.add("copy_blocks", {field("blocks", num_blocks), field("block_bytes", static_cast<int64_t>(layout.block_bytes()))},

@@ -190,6 +190,10 @@ class Backend {
   virtual void reserve(size_t bytes) = 0;
   /// 64-byte aligned. Throws DeviceError naming the size when the device has no room.
   virtual Buffer allocate(size_t bytes) = 0;
+  /// Takes what sampling from a vocabulary of this size needs; without it the first start_sampling does.
+  virtual void prepare_sampling(int64_t vocab_size) = 0;
+  /// Bytes of the device that are taken, as planned: by weights, buffers and what the backend keeps for itself.
+  virtual size_t num_allocated_bytes() const = 0;
   /// Memory of the host that copy_blocks reaches, for blocks that have no room on the device. 64-byte aligned; pages of the CPU
   /// backend are untouched, those of a GPU's are pinned. Throws DeviceError when there is no room.
   virtual Buffer allocate_host(size_t bytes) = 0;

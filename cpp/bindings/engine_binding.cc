@@ -33,7 +33,7 @@ py::dict plan_dict(const MemoryPlan& plan) {
   values["available_bytes"] = plan.available;
   values["budget_bytes"] = plan.budget;
   values["weights_bytes"] = plan.weights;
-  values["workspace_bytes"] = plan.workspace + plan.scratch;
+  values["workspace_bytes"] = plan.workspace + plan.indices + plan.scratch;
   values["kv_bytes_per_block"] = plan.kv_block;
   values["kv_cache_bytes"] = plan.kv_cache();
   values["num_blocks"] = plan.num_blocks;

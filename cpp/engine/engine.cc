@@ -54,6 +54,7 @@ Engine::Engine(const EngineOptions& options, EngineParts parts)
       runner_(*parts_.model, *parts_.backend, kv_cache_, arena_, limits_, parts_.eos_tokens) {
   require(limits_.max_model_len >= 2, "max_model_len must be at least 2 (one prompt and one output token), got ",
           limits_.max_model_len);
+  parts_.backend->prepare_sampling(limits_.vocab_size);
   if (limits_.num_swap_blocks) costs_.swap_block = measure_swap();
   stats_ = scheduler_.stats();
   last_publish_ = std::chrono::steady_clock::now();

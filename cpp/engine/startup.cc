@@ -79,7 +79,11 @@ StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, 
   parts.num_swap_blocks = started.plan.num_swap_blocks;
   parts.kv_dtype = choice.kv_dtype(options.kv_cache_dtype);
   parts.workspace_bytes = started.plan.workspace;
+  const Backend& used = *parts.backend;
   started.engine = std::make_unique<Engine>(options, std::move(parts));
+  const size_t planned = started.plan.needed() + (choice.is_cpu() ? started.plan.swap_space() : 0);
+  ensure(used.num_allocated_bytes() == planned, "the engine took ", used.num_allocated_bytes(), " bytes, planned were ",
+         planned);
   return started;
 }
 

@@ -27,10 +27,11 @@ size_t plan_budget(const MemoryRequest& request, const DeviceInfo& device, bool 
   return static_cast<size_t>(kGpuUtilization * static_cast<double>(device.total_bytes));
 }
 
-/// Bytes of the device that may be used: on the CPU without those of the swap space.
+/// Bytes of the device that may be used, but for those that the unit of allocation adds and, on the CPU, the swap space.
 size_t limit_of(const MemoryPlan& plan, const MemoryRequest& request) {
-  const size_t limit = std::min(plan.budget, plan.available), swap = request.host_available ? 0 : request.swap_bytes;
-  return limit > swap ? limit - swap : 0;
+  const size_t limit = std::min(plan.budget, plan.available);
+  const size_t taken = plan.kv_padding + (request.host_available ? 0 : request.swap_bytes);
+  return limit > taken ? limit - taken : 0;
 }
 
 /// Blocks that the request asks for, or that the budget leaves.
@@ -38,7 +39,8 @@ int64_t plan_blocks(const MemoryPlan& plan, const MemoryRequest& request, bool i
   if (request.num_kv_blocks) return *request.num_kv_blocks;
   if (request.kv_cache_memory) return *request.kv_cache_memory / static_cast<int64_t>(plan.kv_block);
   const size_t swap = request.host_available ? 0 : request.swap_bytes;
-  size_t room = plan.budget > plan.fixed() + swap ? plan.budget - plan.fixed() - swap : 0;
+  const size_t taken = plan.fixed() + plan.kv_padding + swap;
+  size_t room = plan.budget > taken ? plan.budget - taken : 0;
   if (is_cpu && !request.utilization) room = std::min(room, kCpuDefaultKvBytes);
   const int64_t useful = request.max_num_seqs * blocks_for(plan.max_model_len, plan.block_size);
   return std::min(useful, static_cast<int64_t>(room / plan.kv_block));
@@ -55,10 +57,10 @@ void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
                                ? str("; besides the swap space of ", gib(request.swap_bytes))
                                : std::string();
   require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ",
-          gib(plan.workspace + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ", gib(fixed + plan.kv_block),
-          ", but ", gib(limit), " may be used (", gib(plan.available), " of ", gib(plan.total), " are free", swap,
-          "); a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (", request.max_num_seqs,
-          "), or a larger memory_utilization, needs or allows less");
+          gib(plan.workspace + plan.indices + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ",
+          gib(fixed + plan.kv_block), ", but ", gib(limit), " may be used (", gib(plan.available), " of ", gib(plan.total),
+          " are free", swap, "); a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (",
+          request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
   require(plan.num_blocks >= 1, "kv_cache_memory must hold at least one block of ", plan.kv_block, " bytes, got ",
           request.kv_cache_memory.value_or(0));
   // The product first in units of blocks: num_kv_blocks can be any integer.
@@ -89,12 +91,18 @@ MemoryPlan plan_length(const Checkpoint& checkpoint, const BackendTraits& traits
   plan.max_model_len = max_model_len;
   plan.weights = model->weights().bytes;
   StepNeeds needs = measure_step(*model, traits, request, max_model_len);
-  plan.workspace = needs.arena_bytes;
+  plan.workspace = allocated_bytes(traits, needs.arena_bytes);
   plan.linears = std::move(needs.linears);
-  if (request.index_bytes) plan.workspace += request.index_bytes(max_model_len);
+  if (request.index_bytes) plan.indices = allocated_bytes(traits, request.index_bytes(max_model_len));
   plan.scratch = traits.own_scratch(device.num_threads, checkpoint.config.vocab_size);
   plan.kv_block = KvCache(nullptr, model->kv_shape(), request.kv_dtype, request.block_size, 1).block_bytes();
+  const auto num_layers = static_cast<size_t>(model->kv_shape().num_layers);
+  plan.kv_padding = num_layers * (traits.allocation_unit - 1);  // at most
   plan.num_blocks = plan_blocks(plan, request, is_cpu);
+  if (traits.allocation_unit > 1) {
+    const size_t layer_bytes = plan.kv_block / num_layers * static_cast<size_t>(plan.num_blocks);
+    plan.kv_padding = num_layers * (allocated_bytes(traits, layer_bytes) - layer_bytes);
+  }
   const int64_t useful = request.max_num_seqs * blocks_for(max_model_len, request.block_size);
   plan.num_swap_blocks = std::min(useful, static_cast<int64_t>(request.swap_bytes / plan.kv_block));
   plan.max_concurrency = static_cast<double>(plan.num_blocks) / static_cast<double>(blocks_for(max_model_len, plan.block_size));

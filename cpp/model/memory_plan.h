@@ -35,18 +35,20 @@ struct MemoryPlan {
   size_t available = 0;            ///< free on it now
   size_t budget = 0;               ///< what the engine may use
   size_t weights = 0;              ///< packed matrices, vectors and the rotary table
-  size_t workspace = 0;            ///< activations and scratch of the largest step, and its index arrays
+  size_t workspace = 0;            ///< activations and scratch of the largest step
+  size_t indices = 0;              ///< index arrays of the largest step
   size_t scratch = 0;              ///< what the backend keeps for itself
   std::vector<LinearUse> linears;  ///< what Backend::tune takes
   size_t kv_block = 0;             ///< one block over all layers
   int64_t num_blocks = 0;
+  size_t kv_padding = 0;        ///< what the device's unit of allocation adds to the blocks
   int64_t num_swap_blocks = 0;  ///< on the host
   int block_size = 0;           ///< tokens
   int64_t max_model_len = 0;    ///< tokens
   double max_concurrency = 0;   ///< requests of max_model_len tokens that fit at once
 
-  size_t fixed() const { return weights + workspace + scratch; }
-  size_t kv_cache() const { return kv_block * static_cast<size_t>(num_blocks); }
+  size_t fixed() const { return weights + workspace + indices + scratch; }
+  size_t kv_cache() const { return kv_block * static_cast<size_t>(num_blocks) + kv_padding; }
   size_t swap_space() const { return kv_block * static_cast<size_t>(num_swap_blocks); }
   /// Of the device; on the CPU the swap space comes on top.
   size_t needed() const { return fixed() + kv_cache(); }

@@ -44,8 +44,8 @@ class PreemptionLog:
         full = " (the swap space is full)" if notice.swap_was_full else ""
         left_out = f"; {self._left_out} more since the last warning" if self._left_out else ""
         return (
-            f"Request {notice.request_id}{choice} is preempted by PreemptionMode.{mode}{full} because there is not enough "
-            "KV cache space. This can affect the end-to-end performance. "
+            f"Request {notice.request_id}{choice} is preempted by PreemptionMode.{mode}{full} because there is not "
+            "enough KV cache space. This can affect the end-to-end performance. "
             f"{notice.num_tokens} computed tokens are {fate}; free KV blocks {notice.free_blocks_before} -> "
             f"{notice.free_blocks_after} of {self._plan['num_blocks']}, {notice.num_running} sequences go on. "
             f"total_num_cumulative_preemption={notice.total}{left_out}. {self._advice(notices)}"

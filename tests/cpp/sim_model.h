@@ -140,6 +140,8 @@ class SimBackend : public Backend {
     std::memset(memory, 0xA5, bytes);
     return {memory, std::free};
   }
+  void prepare_sampling(int64_t) override {}
+  size_t num_allocated_bytes() const override { return 0; }
   Buffer allocate_host(size_t bytes) override { return allocate(bytes); }
   void copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) override {
     for (const BlockPools& pool : pools) {

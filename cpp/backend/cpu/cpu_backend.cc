@@ -57,16 +57,30 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       attention_scratch_(allocate(static_cast<size_t>(pool_.num_threads()) * kAttentionScratchBytes)) {}
 
 Buffer CpuBackend::allocate(size_t bytes) {
+  const auto own = [&](void* data, auto&& give_back) {
+    *buffer_bytes_ += bytes;
+    return Buffer(data, [bytes, give_back, total = buffer_bytes_](void* p) {
+      *total -= bytes;
+      give_back(p);
+    });
+  };
   if (bytes < kMapBytes) {
     void* data = std::aligned_alloc(64, (std::max<size_t>(bytes, 1) + 63) / 64 * 64);
     if (!data) throw_out_of_memory(bytes);
-    return Buffer(data, std::free);
+    return own(data, std::free);
   }
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw_out_of_memory(bytes);
   if (bytes >= kHugePageBytes) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without such pages it works as well
-  return Buffer(data, [bytes](void* p) { munmap(p, bytes); });
+  return own(data, [bytes](void* p) { munmap(p, bytes); });
 }
+
+void CpuBackend::prepare_sampling(int64_t vocab_size) {
+  sampling_scratch_.prepare(pool_.num_threads(), vocab_size);
+  sampling_bytes_ = static_cast<size_t>(pool_.num_threads()) * SamplingScratch::row_bytes(vocab_size);
+}
+
+size_t CpuBackend::num_allocated_bytes() const { return *buffer_bytes_ + packed_bytes_ + sampling_bytes_; }
 
 void CpuBackend::upload(void* device, const void* host, size_t bytes) {
   if (bytes) std::memcpy(device, host, bytes);
@@ -88,7 +102,11 @@ void CpuBackend::copy_blocks(std::span<const BlockPools> pools, size_t block_byt
 
 void CpuBackend::run_captured(uint64_t, const std::function<void()>& body) { body(); }
 
-Weight CpuBackend::pack(std::span<const WeightPart> parts) { return pack_weight(parts, pool_, pack_memory_); }
+Weight CpuBackend::pack(std::span<const WeightPart> parts) {
+  Weight weight = pack_weight(parts, pool_, pack_memory_);
+  packed_bytes_ += weight.bytes;
+  return weight;
+}
 
 /// Calls body(begin, end) over disjoint ranges of rows, `row_cost` elements each.
 template <class Body>

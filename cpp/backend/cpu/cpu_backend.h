@@ -28,6 +28,8 @@ class CpuBackend final : public Backend {
 
   void reserve(size_t) override {}
   Buffer allocate(size_t bytes) override;
+  void prepare_sampling(int64_t vocab_size) override;
+  size_t num_allocated_bytes() const override;
   Buffer allocate_host(size_t bytes) override { return allocate(bytes); }
   void upload(void* device, const void* host, size_t bytes) override;
   void download(void* host, const void* device, size_t bytes) override;
@@ -67,6 +69,9 @@ class CpuBackend final : public Backend {
   const SamplingKernels& sampling_kernels_;
   DeviceInfo device_;
   ThreadPool pool_;
+  std::shared_ptr<size_t> buffer_bytes_ = std::make_shared<size_t>(0);  ///< of live buffers, which may outlive the backend
+  size_t packed_bytes_ = 0;
+  size_t sampling_bytes_ = 0;
   PackMemory pack_memory_;
   Buffer attention_scratch_;  ///< [num_threads][attention_scratch_floats(kAttentionMaxHeadDim)]
   SamplingScratch sampling_scratch_;
