@@ -34,9 +34,10 @@ def test_the_warning_says_who_lost_what_and_what_helps(caplog):
     log = PreemptionLog(PLAN, {"num_kv_blocks": 100})
     log.write([notice()])
     assert texts(caplog) == [
-        "Request chat-1 is preempted by PreemptionMode.SWAP because there is not enough KV cache space. This can "
-        "affect the end-to-end performance. 320 computed tokens are kept in host memory; free KV blocks 0 -> 20 of 100, "
-        "4 sequences go on. total_num_cumulative_preemption=1. Increase num_kv_blocks to 120 or lower max_num_seqs to 4."
+        "Request chat-1 is preempted by PreemptionMode.SWAP because there is not enough KV cache space. "
+        "This can affect the end-to-end performance. "
+        "320 computed tokens are kept in host memory; free KV blocks 0 -> 20 of 100, 4 sequences go on. "
+        "total_num_cumulative_preemption=1. Increase num_kv_blocks to 120 or lower max_num_seqs to 4."
     ]
     assert caplog.records[0].levelno == logging.WARNING
 
