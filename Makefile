@@ -13,6 +13,8 @@ FUZZ_SECONDS ?= 30
 # Folders are listed too: their time changes when a file is removed.
 SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake cpp $(wildcard cuda) py -name __pycache__ -prune -o -print)
 CMAKE_TESTS := cmake -S . -G Ninja -DPAGODA_TESTS=ON -DPAGODA_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY)
+# A file of tests stays in one process: its models are made once.
+PYTEST = $(PY) -m pytest -q -n $(JOBS) --dist loadfile
 CUDA_TARGETS := pagoda_cuda_device gpu_kernels_bench gpu_engine_bench _core
 CMAKE_PYBIND = -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 
@@ -43,10 +45,10 @@ test-cpp: build-tests  ## C++ tests
 
 test-cuda: build-tests $(VENV)/package.stamp $(VENV)/test.stamp  ## CUDA kernels and engine, emulated on the CPU
 	@echo "== running the CUDA tests under emulation" && tools/run_ctest.sh build/tests $(JOBS) -L cuda-emu
-	@$(PY) -m pytest -q tests/cuda_engine $(ARGS)
+	@$(PYTEST) tests/cuda_engine $(ARGS)
 
 test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end tests
-	@echo "== running the Python tests" && $(PY) -m pytest -q $(ARGS)
+	@echo "== running the Python tests" && $(PYTEST) $(ARGS)
 
 test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-behaviour sanitizers
 	@tools/prerequisites.sh $(PYTHON) gtest

@@ -14,6 +14,7 @@ namespace {
 /// pagoda._core.Overloaded, with the attribute retry_after_s.
 void register_overloaded(py::module_& module) {
   static py::exception<pagoda::Overloaded> overloaded(module, "Overloaded", PyExc_RuntimeError);
+  overloaded.attr("retry_after_s") = 1.0;
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {
       if (thrown) std::rethrow_exception(thrown);

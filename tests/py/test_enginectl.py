@@ -257,6 +257,7 @@ def test_json_of_a_plan_is_alone_on_stdout(monkeypatch: pytest.MonkeyPatch, caps
         "budget_bytes": 1 << 29,
         "total_bytes": 1 << 31,
         "num_blocks": 64,
+        "num_swap_blocks": 0,
         "block_size": 16,
         "max_model_len": 512,
         "max_concurrency": 2.0,

@@ -337,7 +337,7 @@ def test_the_metrics_page_has_the_engines_and_the_servers_numbers() -> None:
 def test_every_number_that_only_grows_is_a_counter() -> None:
     """Of the engine's numbers, these are the ones that go down as well."""
     gauges = {"num_running", "num_waiting", "num_kv_blocks", "num_free_blocks", "kv_cache_usage"}
-    gauges |= {"last_step_tokens", "last_step_seconds"}
+    gauges |= {"last_step_tokens", "last_step_seconds", "num_swapped", "num_swap_blocks", "num_free_swap_blocks"}
     kinds = {row["name"]: row["kind"] for row in STATS_FIELDS}
     assert {name for name, kind in kinds.items() if kind == "gauge"} == gauges
     assert {"num_generation_tokens", "num_finished_stop", "num_preemptions", "prefix_cache_hits"} <= kinds.keys()
