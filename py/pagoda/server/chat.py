@@ -71,10 +71,13 @@ class ChatFormat:
     def opening(self) -> list[dict[str, Any]]:
         """The role chunks."""
         delta = {"role": "assistant", "content": ""}
-        return [
+        chunks = [
             self._chunk({"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None})
             for choice in self.answer.choices
         ]
+        if self._request.options.return_token_ids:
+            chunks[0]["prompt_token_ids"] = self.answer.prompts[0]
+        return chunks
 
     def chunks(self, prompt: int, event: TokenEvent) -> list[dict[str, Any]]:
         """A chunk with the new text, and one with the finish reason after the last token."""
@@ -104,8 +107,7 @@ class ChatFormat:
         return [self._head | {"choices": [], "usage": self.answer.usage()}]
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        usage: dict[str, Any] = {"usage": None} if self._request.options.include_usage else {}
-        return self._head | {"choices": [choice]} | usage
+        return self._head | {"choices": [choice]} | self.answer.chunk_usage(self._request.options)
 
     def _whole_choice(self, choice: Choice) -> dict[str, Any]:
         body: dict[str, Any] = {

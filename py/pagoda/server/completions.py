@@ -37,7 +37,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     longest = texts.fit_max_tokens(state, "prompt", prompts, 1 if echo_only else asked, default)
     params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
     request_id = f"cmpl-{uuid.uuid4().hex}"
-    form = CompletionFormat(state, parsed, Answer(prompts, params.n), request_id, echo_only)
+    form = CompletionFormat(state, parsed, Answer(prompts, params.n, echo_only), request_id, echo_only)
     stream = EventStream(state, prompts, params, request_id, parsed.options.timeout_s)
     return await respond(request, state, stream, parsed.options, form)
 
@@ -56,6 +56,7 @@ class CompletionFormat:
         self._tokenizer = state.client.tokenizer
         self._echo_only = echo_only
         self._echoed: set[int] = set()
+        self._named: set[int] = set()  # choices of a stream that have told the ids of their prompt
         self._held: list[tuple[int, TokenEvent]] = []
         self._head = {
             "id": request_id,
@@ -69,7 +70,7 @@ class CompletionFormat:
         """The complete answer."""
         return self._head | {
             "choices": [self._whole_choice(choice) for choice in self.answer.choices],
-            "usage": self._usage(),
+            "usage": self.answer.usage(),
         }
 
     def opening(self) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ class CompletionFormat:
         """The usage chunk, when asked for."""
         if not self._request.options.include_usage:
             return []
-        return [self._head | {"choices": [], "usage": self._usage()}]
+        return [self._head | {"choices": [], "usage": self.answer.usage()}]
 
     def _event_chunks(self, prompt: int, event: TokenEvent) -> list[dict[str, Any]]:
         choice = self.answer.add(prompt, event, keep_logprobs=False)
@@ -109,7 +110,10 @@ class CompletionFormat:
         if event.finish_reason is not None:
             body = body or [{"text": "", "logprobs": None}]
             body[-1] |= self._ending(choice)
-        usage: dict[str, Any] = {"usage": None} if request.options.include_usage else {}
+        if body and request.options.return_token_ids and choice.index not in self._named:
+            self._named.add(choice.index)
+            body[0]["prompt_token_ids"] = self.answer.prompts[prompt]
+        usage = self.answer.chunk_usage(request.options)
         return [
             self._head | {"choices": [{"index": choice.index, "finish_reason": None} | piece]} | usage for piece in body
         ]
@@ -178,9 +182,3 @@ class CompletionFormat:
         if entries is None or not self._request.wants_prompt_logprobs:
             return {}
         return {"prompt_logprobs": lp.prompt_entries(entries, self._tokenizer)}
-
-    def _usage(self) -> dict[str, Any]:
-        usage = self.answer.usage()
-        if self._echo_only:
-            usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
-        return usage

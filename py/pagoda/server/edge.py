@@ -29,6 +29,7 @@ access_logger = logging.getLogger("pagoda.server.access")
 REQUEST_ID = web.RequestKey("request_id", str)
 OUTCOME = web.RequestKey("outcome", str)
 
+EXPOSED_HEADERS = "x-request-id, x-pagoda-ignored, x-pagoda-warning, retry-after"
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEYS = web.AppKey("keys", security.KeyCheck)
 INFERENCE_PATHS = web.AppKey("inference_paths", frozenset)
@@ -127,7 +128,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     origin = security.allowed_origin(request.headers.get("Origin"), state.settings)
     if origin is not None:
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = "x-request-id, x-pagoda-warning, retry-after"
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
     if state.settings.cors_origins:
         response.headers["Vary"] = "Origin"
     if state.draining:

@@ -99,6 +99,14 @@ def logprob_count(name: str, value: Any, limits: Limits) -> int:
     return int(integer(0, min(limits.max_logprobs, limits.vocab_size))(name, value, limits))
 
 
+def prompt_cut(name: str, value: Any, limits: Limits) -> int:
+    """How many tokens of a longer prompt's end are kept: >= 1, or -1 for as many as fit."""
+    count = int(integer(-1)(name, value, limits))
+    if count == 0:
+        raise invalid(name, f"{name} must be -1 or >= 1, got 0", "invalid_value")
+    return count
+
+
 def timeout(name: str, value: Any, limits: Limits) -> float:
     """Seconds in (0, the server's request_timeout_s]."""
     seconds = number(name, value, limits)

@@ -49,13 +49,17 @@ class Choice:
 
 
 class Answer:
-    """All choices of one request and its usage. Choice `prompt * n + index` belongs to choice `index` of `prompt`."""
+    """All choices of one request and its usage. Choice `prompt * n + index` belongs to choice `index` of `prompt`.
 
-    def __init__(self, prompts: Sequence[list[int]], n: int) -> None:
+    With `prompt_only`, tokens that were generated do not count.
+    """
+
+    def __init__(self, prompts: Sequence[list[int]], n: int, prompt_only: bool = False) -> None:
         self.prompts = prompts
         self.n = n
         self.choices = [Choice(index, index // n) for index in range(len(prompts) * n)]
         self.prompt_logprobs: dict[int, list[dict[int, Logprob] | None]] = {}
+        self._prompt_only = prompt_only
         self._cached = [0] * len(prompts)
 
     def add(self, prompt: int, event: TokenEvent, keep_logprobs: bool) -> Choice:
@@ -81,13 +85,20 @@ class Answer:
         Choice 0 starts first, so its cached tokens are those of the prompt; the others share what it computes.
         """
         num_prompt = sum(len(prompt) for prompt in self.prompts)
-        num_completion = sum(len(choice.token_ids) for choice in self.choices)
+        num_completion = 0 if self._prompt_only else sum(len(choice.token_ids) for choice in self.choices)
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_completion,
             "total_tokens": num_prompt + num_completion,
             "prompt_tokens_details": {"cached_tokens": sum(self._cached)},
         }
+
+
+    def chunk_usage(self, options: Options) -> dict[str, Any]:
+        """The `usage` field of a stream chunk that has choices: absent, null, or the numbers so far."""
+        if not options.include_usage:
+            return {}
+        return {"usage": self.usage() if options.continuous_usage else None}
 
 
 class Format(Protocol):
@@ -112,7 +123,7 @@ async def respond(
     request: web.Request, state: ServerState, stream: EventStream, options: Options, form: Format
 ) -> web.StreamResponse:
     """Runs the request to its end and answers it. Raises ApiError while the status can still be chosen."""
-    headers = {"x-pagoda-warning": "; ".join(options.warnings)} if options.warnings else {}
+    headers = options.ignored.headers()
     async with stream:
         if options.stream:
             return await _respond_stream(request, state, stream, form, headers)

@@ -6,7 +6,7 @@ tokenised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pagoda.chat_template import TemplateError, encode_chat
@@ -50,8 +50,17 @@ async def encode_prompts(state: ServerState, request: CompletionRequest) -> list
         )  # fmt: skip
         if not ids:
             raise invalid("prompt", "prompt must not be empty", "invalid_value")
-        encoded.append(ids)
+        encoded.append(cut_prompt(state, ids, request.options.truncate_prompt_tokens, request.sampling))
     return encoded
+
+
+def cut_prompt(state: ServerState, ids: list[int], keep: int | None, sampling: Mapping[str, Any]) -> list[int]:
+    """The last `keep` tokens, special ones counted; -1 keeps what leaves room for max_tokens, None everything."""
+    if keep is None:
+        return ids
+    if keep == -1:
+        keep = max(1, state.client.max_model_len - max(1, sampling.get("max_tokens", 1)))
+    return ids[-keep:]
 
 
 async def encode_text(state: ServerState, text: str, add_special_tokens: bool, parse_special: bool) -> list[int]:
@@ -65,13 +74,14 @@ async def encode_text(state: ServerState, text: str, add_special_tokens: bool, p
 
 async def encode_messages(state: ServerState, request: ChatRequest) -> list[int]:
     """Token ids of the rendered conversation. Raises ApiError 400, also with a template's own complaint."""
-    return await render_chat(
+    ids = await render_chat(
         state,
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         **request.template_kwargs,
     )
+    return cut_prompt(state, ids, request.options.truncate_prompt_tokens, request.sampling)
 
 
 async def render_chat(state: ServerState, messages: list[dict[str, Any]], **options: Any) -> list[int]:

@@ -55,6 +55,7 @@ COMMON: dict[str, Kind] = {
     "user": _string,
     "timeout_s": kinds.timeout,
     "return_token_ids": kinds.boolean,
+    "truncate_prompt_tokens": kinds.prompt_cut,
 }
 
 COMPLETION_ONLY: dict[str, Kind] = {
@@ -76,7 +77,7 @@ CHAT_ONLY: dict[str, Kind] = {
     "chat_template_kwargs": kinds.any_object,
 }
 
-#: Accepted without effect: they label a request for OpenAI's own bookkeeping.
+#: Accepted without effect, which the answer's headers say: they label a request for OpenAI's own bookkeeping.
 IGNORED = frozenset(
     {"metadata", "service_tier", "safety_identifier", "store", "prompt_cache_key", "parallel_tool_calls"}
 )
@@ -108,15 +109,41 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "chat_template": (),
     "documents": ([],),
     "mm_processor_kwargs": (),
-    "truncate_prompt_tokens": (),
     "echo": (False,),
+}
+
+#: What to do instead, where there is something.
+UNSUPPORTED_TEXTS = {
+    "suffix": "suffix is not supported: this server continues a text and does not fill gaps",
 }
 
 #: Names that a template argument must not have: the template's own variables and the parameters of `encode_chat`.
 RESERVED_TEMPLATE_KWARGS = RESERVED | {"tokenizer", "template", "documents", "raise_exception", "strftime_now"}
 
-#: A response names at most this many unknown fields.
+#: A response names at most this many fields that had no effect.
 MAX_WARNINGS = 5
+
+STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
+
+
+@dataclass(slots=True)
+class Ignored:
+    """Fields that had no effect: their names, and a sentence about each. Holds the first MAX_WARNINGS only."""
+
+    names: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, name: str, warning: str) -> None:
+        """Notes a field."""
+        if len(self.names) < MAX_WARNINGS:
+            self.names.append(name if name.isascii() and name.replace(".", "_").isidentifier() else show(name))
+            self.warnings.append(warning)
+
+    def headers(self) -> dict[str, str]:
+        """`x-pagoda-ignored` and `x-pagoda-warning`; nothing when every field had its effect."""
+        if not self.names:
+            return {}
+        return {"x-pagoda-ignored": ", ".join(self.names), "x-pagoda-warning": "; ".join(self.warnings)}
 
 
 @dataclass(slots=True)
@@ -126,9 +153,12 @@ class Options:
     model: str | None
     stream: bool
     include_usage: bool
+    continuous_usage: bool
     timeout_s: float | None
     return_token_ids: bool
-    warnings: list[str] = field(default_factory=list)
+    truncate_prompt_tokens: int | None
+    user: str
+    ignored: Ignored = field(default_factory=lambda: Ignored())
 
 
 @dataclass(slots=True)
@@ -160,7 +190,7 @@ class ChatRequest:
 
 def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = False) -> CompletionRequest:
     """Checks a completions body. Raises ApiError 400."""
-    values, warnings = _check_fields(body, {**SAMPLING, **COMMON, **COMPLETION_ONLY}, limits, strict)
+    values, ignored = _check_fields(body, {**SAMPLING, **COMMON, **COMPLETION_ONLY}, limits, strict)
     sampling = _sampling(values)
     prompts = parse_prompts(values.get("prompt"), limits.vocab_size)
     count = len(prompts) * sampling.get("n", 1)
@@ -177,7 +207,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = Fal
         if echo:
             sampling["prompt_logprobs"] = max(logprobs, sampling.get("prompt_logprobs", 0))
     return CompletionRequest(
-        options=_options(values, warnings),
+        options=_options(values, ignored),
         prompts=prompts,
         sampling=sampling,
         echo=echo,
@@ -190,7 +220,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = Fal
 
 def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) -> ChatRequest:
     """Checks a chat body. Raises ApiError 400."""
-    values, warnings = _check_fields(body, {**SAMPLING, **COMMON, **CHAT_ONLY}, limits, strict)
+    values, ignored = _check_fields(body, {**SAMPLING, **COMMON, **CHAT_ONLY}, limits, strict)
     sampling = _sampling(values)
     longest = values.get("max_completion_tokens")
     if longest is not None:
@@ -214,7 +244,7 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) ->
         text = "continue_final_message and add_generation_prompt must not both be true"
         raise invalid("continue_final_message", text, "invalid_value")
     return ChatRequest(
-        options=_options(values, warnings),
+        options=_options(values, ignored),
         messages=parse_messages(values.get("messages"), limits),
         sampling=sampling,
         top_logprobs=top_logprobs,
@@ -281,44 +311,53 @@ def make_params(sampling: Mapping[str, Any], defaults: Mapping[str, Any], vocab_
 
 def _check_fields(
     body: Mapping[str, Any], table: Mapping[str, Kind], limits: Limits, strict: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """Checked values of the fields that are present and not null, and warnings about unknown ones."""
+) -> tuple[dict[str, Any], Ignored]:
+    """Checked values of the fields that are present and not null, and those that have no effect."""
     values: dict[str, Any] = {}
-    warnings: list[str] = []
+    ignored = Ignored()
     for name, value in body.items():
-        if value is None or name in IGNORED:
+        if value is None:
             continue
-        if name in table:
+        if name in IGNORED:
+            ignored.add(name, f"{name} has no effect here")
+        elif name in table:
             values[name] = table[name](name, value, limits)
         elif name in UNSUPPORTED:
             if value not in UNSUPPORTED[name]:
-                raise invalid(name, f"{name} is not supported by this server", "unsupported_parameter")
-        elif strict or len(warnings) < MAX_WARNINGS:
+                text = UNSUPPORTED_TEXTS.get(name, f"{name} is not supported by this server")
+                raise invalid(name, text, "unsupported_parameter")
+        elif strict or len(ignored.names) < MAX_WARNINGS:
             near = difflib.get_close_matches(name[: kinds.MAX_LABEL_CHARS], table, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             if strict:
                 raise invalid(name[:64], f"unknown field {show(name)}{hint}", "unknown_parameter")
-            warnings.append(f"unknown field {show(name)} was ignored{hint}")
-    return values, warnings
+            ignored.add(name, f"unknown field {show(name)} was ignored{hint}")
+    return values, ignored
 
 
 def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in SAMPLING}
 
 
-def _options(values: Mapping[str, Any], warnings: list[str]) -> Options:
+def _options(values: Mapping[str, Any], ignored: Ignored) -> Options:
     stream, stream_options = values.get("stream", False), values.get("stream_options", {})
     if stream_options and not stream:
         raise invalid("stream_options", "stream_options needs stream to be true", "invalid_value")
-    include_usage = stream_options.get("include_usage")
-    if include_usage is not None and not isinstance(include_usage, bool):
-        text = f"stream_options.include_usage must be true or false, got {show(include_usage)}"
-        raise invalid("stream_options", text, "invalid_type")
+    for name, value in stream_options.items():
+        if name not in STREAM_OPTIONS:
+            ignored.add(f"stream_options.{name}", f"stream_options.{name[:64]!a} has no effect here")
+        elif value is not None and not isinstance(value, bool):
+            text = f"stream_options.{name} must be true or false, got {show(value)}"
+            raise invalid("stream_options", text, "invalid_type")
+    include_usage = bool(stream_options.get("include_usage"))
     return Options(
         model=values.get("model"),
         stream=stream,
-        include_usage=bool(include_usage),
+        include_usage=include_usage,
+        continuous_usage=include_usage and bool(stream_options.get("continuous_usage_stats")),
         timeout_s=values.get("timeout_s"),
         return_token_ids=values.get("return_token_ids", False),
-        warnings=warnings,
+        truncate_prompt_tokens=values.get("truncate_prompt_tokens"),
+        user=values.get("user", ""),
+        ignored=ignored,
     )
