@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
+#include <type_traits>
 #include <utility>
 
 #include "bindings/bindings.h"
@@ -57,17 +59,90 @@ py::dict info_dict(const StartedEngine& started) {
   return values;
 }
 
-/// {"name", "kind", "doc"} of every row of Stats; kind is "counter" or "gauge".
+const char* stat_kind_name(StatKind kind) {
+  switch (kind) {
+    case StatKind::counter:
+      return "counter";
+    case StatKind::gauge:
+      return "gauge";
+    case StatKind::histogram:
+      return "histogram";
+  }
+  return nullptr;
+}
+
+/// {"name", "kind", "doc"} of every row of Stats; kind is "counter", "gauge" or "histogram", which also has its "bounds".
 py::list stats_rows() {
   py::list rows;
   for_each_field<Stats>([&](const auto& row) {
     py::dict entry;
     entry["name"] = row.name;
-    entry["kind"] = row.kind == StatKind::counter ? "counter" : "gauge";
+    entry["kind"] = stat_kind_name(row.kind);
+    using Value = std::decay_t<decltype(Stats{}.*row.member)>;
+    if constexpr (is_histogram<Value>) entry["bounds"] = std::vector<double>(Value::kBounds.begin(), Value::kBounds.end());
     entry["doc"] = row.doc;
     rows.append(entry);
   });
   return rows;
+}
+
+/// The plain numbers, or the histograms as (counts by bucket, sum), by name.
+py::dict stats_dict(const Stats& stats, bool histograms) {
+  py::dict values;
+  for_each_field<Stats>([&](const auto& row) {
+    const auto& value = stats.*row.member;
+    if constexpr (is_histogram<std::decay_t<decltype(value)>>) {
+      if (histograms) values[row.name] = py::make_tuple(value.counts, value.sum);
+    } else {
+      if (!histograms) values[row.name] = to_python(value);
+    }
+  });
+  return values;
+}
+
+/// Seconds since 1970 of a moment of the steady clock.
+class WallClock {
+ public:
+  double at(TimePoint time) const { return wall_ - std::chrono::duration<double>(steady_ - time).count(); }
+
+ private:
+  TimePoint steady_ = std::chrono::steady_clock::now();
+  double wall_ = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+};
+
+py::dict event_dict(const TraceEvent& event, const WallClock& clock) {
+  py::dict values;
+  values["event"] = trace_kind_name(event.kind);
+  values["time"] = clock.at(event.time);
+  if (event.kind == TraceKind::chunk) values["begin"] = event.begin;
+  values["end"] = event.end;
+  if (event.kind == TraceKind::finished) values["reason"] = finish_name(event.finish);
+  return values;
+}
+
+py::list timeline_list(const std::vector<Timeline>& timelines) {
+  const WallClock clock;
+  py::list list;
+  for (const Timeline& timeline : timelines) {
+    py::list events;
+    for (const TraceEvent& event : timeline.events) events.append(event_dict(event, clock));
+    py::dict entry;
+    entry["request_id"] = timeline.request_id;
+    entry["choice"] = timeline.choice;
+    entry["events"] = events;
+    entry["num_dropped"] = timeline.num_dropped;
+    list.append(entry);
+  }
+  return list;
+}
+
+py::list step_list(const std::vector<StepTrace>& steps) {
+  const WallClock clock;
+  py::list list;
+  for (const StepTrace& step : steps) {
+    list.append(py::make_tuple(clock.at(step.begin), clock.at(step.end), step.num_seqs, step.num_tokens));
+  }
+  return list;
 }
 
 /// Keeps the engine's life on the Python side: stopping may wait for a step, so it happens without the GIL.
@@ -170,18 +245,24 @@ void bind_engine(py::module_& module) {
            py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "",
            "Queues a request. params.seed must be set.")
       .def(
-          "abort", [](PyEngine& self, const std::string& id, int32_t choice) { self.engine().abort(id, choice); },
-          py::arg("request_id"), py::arg("choice") = -1, "Ends one choice of a request, or all (-1).")
+          "abort",
+          [](PyEngine& self, const std::string& id, int32_t choice, bool stopped) {
+            self.engine().abort(id, choice, stopped ? FinishReason::stop : FinishReason::abort);
+          },
+          py::arg("request_id"), py::arg("choice") = -1, py::arg("stopped") = false,
+          "Ends one choice of a request, or all (-1); `stopped`: because a stop string was found.")
       .def(
           "wait", [](PyEngine& self, int timeout_ms) { return self.engine().wait(timeout_ms); }, py::arg("timeout_ms"),
           py::call_guard<py::gil_scoped_release>(), "Outputs since the last call, after waiting at most this long for one.")
-      .def("stats",
-           [](PyEngine& self) {
-             const Stats stats = self.engine().stats();
-             py::dict values;
-             for_each_field<Stats>([&](const auto& row) { values[row.name] = to_python(stats.*row.member); });
-             return values;
-           })
+      .def("stats", [](PyEngine& self) { return stats_dict(self.engine().stats(), false); })
+      .def("histograms", [](PyEngine& self) { return stats_dict(self.engine().stats(), true); })
+      .def(
+          "timelines", [](PyEngine& self, const std::string& prefix) { return timeline_list(self.engine().timelines(prefix)); },
+          py::arg("prefix") = "", "Events of the latest requests whose id begins with `prefix`.")
+      .def(
+          "steps", [](PyEngine& self) { return step_list(self.engine().steps()); },
+          "The latest steps: (begin, end, sequences, tokens), in seconds since 1970.")
+      .def("stalled_seconds", [](PyEngine& self) { return self.engine().stalled_seconds(); })
       .def(
           "take_preemptions", [](PyEngine& self) { return self.engine().take_preemptions(); },
           "Preemptions since the last call, the latest ones of many.")

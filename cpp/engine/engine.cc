@@ -51,11 +51,13 @@ Engine::Engine(const EngineOptions& options, EngineParts parts)
                 limits_.num_blocks, limits_.num_swap_blocks),
       arena_(*parts_.backend, parts_.workspace_bytes),
       scheduler_(limits_, options.scheduling_rules(), parts_.eos_tokens, kv_manager_),
-      runner_(*parts_.model, *parts_.backend, kv_cache_, arena_, limits_, parts_.eos_tokens) {
+      runner_(*parts_.model, *parts_.backend, kv_cache_, arena_, limits_, parts_.eos_tokens),
+      trace_log_(options.num_traced_seqs) {
   require(limits_.max_model_len >= 2, "max_model_len must be at least 2 (one prompt and one output token), got ",
           limits_.max_model_len);
   parts_.backend->prepare_sampling(limits_.vocab_size);
   if (limits_.num_swap_blocks) costs_.swap_block = measure_swap();
+  if (options.num_traced_seqs > 0) scheduler_.trace().start_recording();
   stats_ = scheduler_.stats();
   last_publish_ = std::chrono::steady_clock::now();
   thread_ = std::thread([this] { loop(); });
@@ -81,6 +83,7 @@ double Engine::measure_swap() {
 }
 
 void Engine::submit(Request request) {
+  request.arrival = std::chrono::steady_clock::now();
   auto shared = std::make_shared<const Request>(std::move(request));
   {
     const std::scoped_lock lock(mutex_);
@@ -95,9 +98,15 @@ void Engine::submit(Request request) {
     require(live_choices_.emplace(shared->id, n).second, "request id \"", shared->id, "\" is in use");
     queue_.num_seqs += n;
     queue_.num_tokens += n * std::ssize(shared->prompt);
-    inbox_.push_back({std::move(shared), {}, kAllChoices});
+    push({std::move(shared), {}, kAllChoices});
   }
   work_cv_.notify_one();
+}
+
+/// Puts a command into the inbox, under mutex_. From here on a loop that slept has something to do.
+void Engine::push(Command command) {
+  if (sleeping_ && inbox_.empty()) last_progress_ = std::chrono::steady_clock::now();
+  inbox_.push_back(std::move(command));
 }
 
 void Engine::check_accepts() const {
@@ -105,11 +114,11 @@ void Engine::check_accepts() const {
   if (stopping_) throw DeviceError("the engine was stopped");
 }
 
-void Engine::abort(const std::string& request_id, int32_t choice) {
+void Engine::abort(const std::string& request_id, int32_t choice, FinishReason reason) {
   {
     const std::scoped_lock lock(mutex_);
     if (ended_ || !live_choices_.contains(request_id)) return;
-    inbox_.push_back({nullptr, request_id, choice});
+    push({nullptr, request_id, choice, reason});
   }
   work_cv_.notify_one();
 }
@@ -118,7 +127,7 @@ void Engine::reset_prefix_cache() {
   {
     const std::scoped_lock lock(mutex_);
     check_accepts();
-    inbox_.push_back({nullptr, {}, kAllChoices});
+    push({nullptr, {}, kAllChoices});
   }
   work_cv_.notify_one();
 }
@@ -138,7 +147,25 @@ std::vector<Output> Engine::wait(int timeout_ms) {
 
 Stats Engine::stats() const {
   const std::scoped_lock lock(mutex_);
-  return stats_;
+  Stats stats = stats_;
+  if (stats.num_waiting > 0) stats.queue_age_seconds += seconds_since(last_publish_);
+  return stats;
+}
+
+std::vector<Timeline> Engine::timelines(std::string_view prefix) const {
+  const std::scoped_lock lock(mutex_);
+  return trace_log_.timelines(prefix);
+}
+
+std::vector<StepTrace> Engine::steps() const {
+  const std::scoped_lock lock(mutex_);
+  return trace_log_.steps();
+}
+
+double Engine::stalled_seconds() const {
+  const std::scoped_lock lock(mutex_);
+  const bool idle = sleeping_ && inbox_.empty();
+  return idle || ended_ ? 0 : seconds_since(last_progress_);
 }
 
 bool Engine::healthy() const {
@@ -179,14 +206,19 @@ bool Engine::take_commands() {
   commands_.clear();
   next_command_ = 0;
   std::unique_lock lock(mutex_);
+  sleeping_ = true;
   work_cv_.wait(lock, [this] { return stopping_ || !inbox_.empty() || !in_flight_.empty() || scheduler_.has_work(); });
+  sleeping_ = false;
+  last_progress_ = std::chrono::steady_clock::now();
   commands_.swap(inbox_);
   return !stopping_;
 }
 
 void Engine::apply(const Command& command) {
   if (!command.request && command.abort_id.empty()) return scheduler_.reset_prefix_cache();
-  if (!command.request) return scheduler_.abort(command.abort_id, command.abort_choice, outputs_);
+  if (!command.request) {
+    return scheduler_.abort(command.abort_id, command.abort_choice, outputs_, command.abort_reason);
+  }
   try {
     scheduler_.add(command.request);
   } catch (const std::exception& failure) {  // out of memory, say: that request ends alone
@@ -220,6 +252,7 @@ void Engine::finish_oldest() {
   ++num_steps_;
   last_step_tokens_ = oldest.plan->num_tokens;
   last_step_seconds_ = seconds_since(oldest.begin);
+  scheduler_.trace().step(oldest.begin, *oldest.plan);
   constexpr int64_t kPrefillTokens = 64;  // steps of fewer tokens do not tell what a token of a prompt costs
   if (last_step_tokens_ < kPrefillTokens) return;
   const double cost = last_step_seconds_ / static_cast<double>(last_step_tokens_);
@@ -260,6 +293,7 @@ void Engine::publish() {
       const auto live = live_choices_.find(output.request_id);
       if (live != live_choices_.end() && --live->second == 0) live_choices_.erase(live);
     }
+    trace_log_.take(scheduler_.trace());
     stats_ = scheduler_.stats();
     stats_.num_steps = num_steps_;
     stats_.last_step_tokens = last_step_tokens_;

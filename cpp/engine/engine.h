@@ -20,6 +20,7 @@
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 #include "engine/stats.h"
+#include "engine/trace_log.h"
 #include "kv/kv_manager.h"
 #include "model/kv_cache.h"
 #include "model/model.h"
@@ -57,19 +58,26 @@ class Engine {
   /// Queues a request. Throws InvalidArgument if it can never run or its id is live, Overloaded if the queue is full,
   /// DeviceError if the engine has failed or was stopped.
   void submit(Request request);
-  /// Ends a request soon, or only one choice of it; each choice that was unfinished gives one more output, with finish abort.
-  /// No-op for what is not live.
-  void abort(const std::string& request_id, int32_t choice = kAllChoices);
+  /// Ends a request soon, or only one choice of it; each choice that was unfinished gives one more output, with finish
+  /// `reason`: stop if the caller has found a stop string. No-op for what is not live.
+  void abort(const std::string& request_id, int32_t choice = kAllChoices, FinishReason reason = FinishReason::abort);
   /// Outputs since the last call, in order, after waiting for the first at most `timeout_ms` milliseconds. Also returns, empty,
   /// when the engine ends.
   std::vector<Output> wait(int timeout_ms);
-  /// As of the last step.
+  /// As of the last step; the age of the queue as of this moment.
   Stats stats() const;
   /// Preemptions since the last call, in order; the latest Scheduler::kMaxNotices of each step and kMaxNotices in all.
   std::vector<PreemptionNotice> take_preemptions();
   static constexpr size_t kMaxNotices = 64;
   /// Forgets all cached prefixes before the next step. Running requests keep what they have.
   void reset_prefix_cache();
+  /// Timelines of the latest requests whose id begins with `prefix`, as of the last step.
+  std::vector<Timeline> timelines(std::string_view prefix) const;
+  /// The latest steps, oldest first.
+  std::vector<StepTrace> steps() const;
+  /// How long the loop has had work without getting on: seconds since it last finished a step or took a command; 0 if it has
+  /// nothing to do. Longer than the longest step means that it hangs.
+  double stalled_seconds() const;
   /// False once the engine has failed or was stopped.
   bool healthy() const;
   /// Why the engine failed; empty if it has not.
@@ -86,6 +94,7 @@ class Engine {
     std::shared_ptr<const Request> request;
     std::string abort_id;
     int32_t abort_choice;
+    FinishReason abort_reason = FinishReason::abort;
   };
 
   double measure_swap();
@@ -97,6 +106,7 @@ class Engine {
   void finish_oldest();
   void publish();
   void end(FinishReason reason, const std::string& error);
+  void push(Command command);
   void check_accepts() const;
   static void refuse(const Command& command, FinishReason reason, const std::string& error, std::vector<Output>& outputs);
 
@@ -138,6 +148,9 @@ class Engine {
   QueueLength queue_;                                      // sequences in the inbox or never scheduled, at least
   std::vector<PreemptionNotice> preemptions_;
   Stats stats_;
+  TraceLog trace_log_;
+  TimePoint last_progress_ = std::chrono::steady_clock::now();  // of the loop; while it sleeps, when it got something to do
+  bool sleeping_ = false;                                       // the loop waits in take_commands()
   std::string failure_;
   bool stopping_ = false;
   bool ended_ = false;     // the loop has ended

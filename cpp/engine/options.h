@@ -34,6 +34,7 @@ struct EngineOptions {
   std::optional<int64_t> long_prefill_token_threshold;
   int64_t max_num_queued_seqs = 1024;
   std::optional<int64_t> max_num_queued_tokens;
+  int64_t num_traced_seqs = 1024;
 
   static constexpr auto fields();
 
@@ -92,6 +93,8 @@ constexpr auto EngineOptions::fields() {
             "most waiting sequences; more are refused with 429"),
       field("max_num_queued_tokens", &O::max_num_queued_tokens, Range::at_least(1),
             "most prompt tokens of waiting sequences; more are refused with 429; unset = any number"),
+      field("num_traced_seqs", &O::num_traced_seqs, Range::closed(0, 65536),
+            "latest sequences whose timelines are kept; 0 = none"),
   };
 }
 

@@ -1,6 +1,7 @@
 // Plain data between the engine and its callers (bindings): a request in, outputs back.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -8,6 +9,8 @@
 #include "sampling/params.h"
 
 namespace pagoda {
+
+using TimePoint = std::chrono::steady_clock::time_point;
 
 /// One request: a prompt, and n choices of continuations. `params.seed` must be set (the caller draws one from entropy if the
 /// user gave none, and reports it). Choice i uses choice_key(seed, i).
@@ -17,6 +20,7 @@ struct Request {
   SamplingParams params;
   std::vector<std::vector<int32_t>> bad_words;  ///< params.bad_words as token sequences
   std::string tenant;                           ///< on whose behalf; the policy "fair" shares the engine among tenants
+  TimePoint arrival = {};                       ///< set by Engine::submit
 };
 
 /// Stands for every choice of a request where one choice could be named.

@@ -65,6 +65,7 @@ void Runner::collect(const StepPlan& plan, StepResult& result) {
     got.token = -1;
     got.prompt_logprobs.clear();
     got.error = builder.errors()[i];
+    got.invalid_logits = false;
     take_rows(plan.seqs[i], row, got);
   }
   ensure(row == builder.samples().rows.size(), "a step sampled ", builder.samples().rows.size(), " rows and used ", row);
@@ -74,6 +75,7 @@ void Runner::collect(const StepPlan& plan, StepResult& result) {
 /// Takes the planned sequence's rows, starting at `row`, which moves on behind them.
 void Runner::take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& result) const {
   const auto complain = [&](int64_t position) {
+    result.invalid_logits = true;
     if (result.error.empty()) result.error = str("the model gave no usable logits at position ", position);
   };
   for (int64_t position = planned.rows_begin; position < planned.rows_end; ++position, ++row) {

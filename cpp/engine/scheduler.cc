@@ -47,6 +47,7 @@ void Scheduler::add(std::shared_ptr<const Request> request) {
   for (SequencePtr& seq : added) {
     count_unstarted(*seq, 1);
     if (rules_.policy == SchedulingPolicy::fair) turns_.arrived(seq->tenant());
+    trace_.queued(*seq);
     insert_in_order(waiting_, std::move(seq));
   }
 }
@@ -56,7 +57,7 @@ void Scheduler::count_unstarted(const Sequence& seq, int64_t sign) {
   num_unstarted_tokens_ += sign * seq.num_prompt;
 }
 
-void Scheduler::abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs) {
+void Scheduler::abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs, FinishReason reason) {
   const auto meant = [&](const Sequence& seq) {
     return seq.request->id == request_id && (choice == kAllChoices || choice == seq.choice);
   };
@@ -67,7 +68,7 @@ void Scheduler::abort(std::string_view request_id, int32_t choice, std::vector<O
   for (const SequencePtr& seq : waiting_) {
     if (meant(*seq)) aborted.push_back(seq.get());
   }
-  for (Sequence* seq : aborted) end(*seq, FinishReason::abort, {}, outputs);
+  for (Sequence* seq : aborted) end(*seq, reason, {}, outputs);
 }
 
 void Scheduler::end_all(FinishReason reason, const std::string& error, std::vector<Output>& outputs) {
@@ -161,6 +162,7 @@ bool Scheduler::start(Sequence& seq) {
     const auto last = static_cast<size_t>(num_found);
     newest().copies.push_back({sibling->table.blocks[last], seq.table.blocks[last]});
   }
+  trace_.admitted(seq);
   if (seq.state == SequenceState::waiting) count_first_schedule(seq);
   seq.state = SequenceState::running;
   plan(seq, end);
@@ -227,6 +229,7 @@ bool Scheduler::grow(Sequence& seq) {
 void Scheduler::preempt_last() {
   SequencePtr seq = std::move(running_.back());
   running_.pop_back();
+  trace_.preempted(*seq);
   PreemptionNotice notice{.request_id = seq->request->id, .choice = seq->choice};
   notice.num_tokens = seq->num_computed;
   notice.num_blocks = std::ssize(seq->table.blocks);
@@ -255,6 +258,7 @@ bool Scheduler::swap_out(Sequence& seq, PreemptionNotice& notice) {
   seq.host_blocks = std::move(*host_blocks);
   for (size_t i = 0; i < seq.host_blocks.size(); ++i) newest().swap_out.push_back({seq.table.blocks[i], seq.host_blocks[i]});
   stats_.num_swapped_out_blocks += num_blocks;
+  trace_.swapped(seq, TraceKind::swapped_out, num_blocks);
   return true;
 }
 
@@ -264,6 +268,7 @@ void Scheduler::swap_in(Sequence& seq, int64_t num_found) {
     newest().swap_in.push_back({seq.host_blocks[i], seq.table.blocks[i]});
     ++stats_.num_swapped_in_blocks;
   }
+  trace_.swapped(seq, TraceKind::swapped_in, std::ssize(seq.host_blocks) - num_found);
   swap_space_.give_back(seq.host_blocks);
 }
 
@@ -298,6 +303,7 @@ void Scheduler::plan(Sequence& seq, int64_t end) {
   seq.num_computed = end;
   publish(seq);
   plan.seqs.push_back(planned);
+  trace_.planned(planned);
 }
 
 /// Makes the full blocks of known and computed tokens findable.
@@ -312,6 +318,8 @@ Stats Scheduler::stats() const {
   stats.num_swapped = std::ranges::count_if(waiting_, [](const SequencePtr& seq) { return seq->is_swapped(); });
   stats.num_swap_blocks = swap_space_.num_blocks();
   stats.num_free_swap_blocks = swap_space_.num_free();
+  const auto oldest = std::ranges::min_element(waiting_, {}, [](const SequencePtr& seq) { return seq->times.arrival; });
+  if (oldest != waiting_.end()) stats.queue_age_seconds = trace_.age((*oldest)->times.arrival);
   stats.num_kv_blocks = kv_.num_blocks();
   stats.num_free_blocks = kv_.num_free();
   stats.kv_cache_usage = 1 - static_cast<double>(kv_.num_free()) / static_cast<double>(kv_.num_blocks());

@@ -18,6 +18,7 @@
 #include "engine/sequence.h"
 #include "engine/stats.h"
 #include "engine/step.h"
+#include "engine/trace.h"
 #include "kv/kv_manager.h"
 #include "kv/swap_space.h"
 
@@ -48,9 +49,10 @@ class Scheduler {
 
   /// Queues the request's n sequences; all or none. Throws InvalidArgument or Overloaded.
   void add(std::shared_ptr<const Request> request);
-  /// Ends the request's live sequences (only choice `choice`, if that is not kAllChoices), each with one output. No-op for an
-  /// unknown id. Steps that are planned and not committed may name them: what those give them is dropped.
-  void abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs);
+  /// Ends the request's live sequences (only choice `choice`, if that is not kAllChoices) for `reason`, each with one output.
+  /// No-op for an unknown id. Steps that are planned and not committed may name them: what those give them is dropped.
+  void abort(std::string_view request_id, int32_t choice, std::vector<Output>& outputs,
+             FinishReason reason = FinishReason::abort);
   /// Ends all live sequences for `reason`.
   void end_all(FinishReason reason, const std::string& error, std::vector<Output>& outputs);
 
@@ -76,6 +78,8 @@ class Scheduler {
   /// Makes all cached prefixes unfindable; running sequences keep their blocks.
   void reset_prefix_cache() { kv_.forget(); }
   Stats stats() const;
+  /// Where the scheduler tells what happens; the engine loop adds the steps.
+  Trace& trace() { return trace_; }
 
   /// Checks I1-I3 and I5-I7 of the invariants in docs/ARCHITECTURE.md over all live sequences and blocks. Throws InternalError.
   void check_integrity() const;
@@ -121,7 +125,8 @@ class Scheduler {
   std::vector<SequencePtr> finished_;  // kept as long as plans that are not committed point to them
   std::array<StepPlan, kMaxStepsInFlight> plans_;
   size_t newest_ = 0;  // of plans_
-  Stats stats_;        // counters only; stats() adds the gauges
+  Stats stats_;        // without gauges, which stats() adds
+  Trace trace_{stats_};
   int64_t num_unstarted_ = 0;
   int64_t num_unstarted_tokens_ = 0;
   int64_t num_started_ = 0;

@@ -27,6 +27,7 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
     --seq.num_in_flight;
     if (plan.seqs[i].wants_token) --seq.num_pending;
     if (seq.state == SequenceState::finished) continue;
+    stats_.num_numerics_errors += got.invalid_logits;
     if (!got.error.empty()) {
       kv_.discard(seq.table);  // whatever made it fail may lie in what it read
       end(seq, FinishReason::error, got.error, outputs);
@@ -41,6 +42,7 @@ void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<
   seq.tokens.push_back(result.token);
   if (seq.params().uses_penalties()) seq.counts.add_output(result.token);
   ++stats_.num_generation_tokens;
+  trace_.token(seq);
   if (rules_.policy == SchedulingPolicy::fair) turns_.charge(seq.tenant(), 1);
 
   Output& output = outputs.emplace_back(output_of(seq));
@@ -83,6 +85,7 @@ void Scheduler::finish(Sequence& seq, FinishReason reason) {
   finished_.push_back(take(seq));
   seq.state = SequenceState::finished;
   seq.finish = reason;
+  trace_.finished(seq);
   switch (reason) {
     case FinishReason::stop:
       ++stats_.num_finished_stop;

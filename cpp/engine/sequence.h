@@ -23,6 +23,11 @@ enum class SequenceState : uint8_t {
   finished,
 };
 
+/// When things happened first; a time is set only once it has come.
+struct SequenceTimes {
+  TimePoint arrival, admitted, first_token, last_token;
+};
+
 /// The n choices of a request are n sequences, which share the prompt's blocks through the prefix cache and nothing else.
 struct Sequence {
   uint64_t id = 0;       ///< order of arrival; never used twice
@@ -49,6 +54,7 @@ struct Sequence {
   std::optional<int32_t> num_cached_tokens;    ///< prompt tokens found in the prefix cache when first scheduled
   int64_t num_prompt_rows = 0;                 ///< prompt positions whose logprobs were asked of a step
   std::vector<TokenLogprobs> prompt_logprobs;  ///< collected until the first output takes them
+  SequenceTimes times;
 
   static constexpr uint64_t kNoTurn = ~uint64_t{0};
 

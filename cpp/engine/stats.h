@@ -1,11 +1,12 @@
-// Counters and gauges of an engine. Kept by the scheduler and the engine loop; one row each, from which Python and /metrics are
-// made.
+// Counters, gauges and histograms of an engine. Kept by the scheduler and the engine loop; one row each, from which Python and
+// /metrics are made.
 #pragma once
 
 #include <cstdint>
 #include <tuple>
 
 #include "core/fields.h"
+#include "engine/histogram.h"
 
 namespace pagoda {
 
@@ -31,15 +32,33 @@ struct Stats {
   int64_t num_finished_length = 0;
   int64_t num_finished_abort = 0;
   int64_t num_finished_error = 0;
+  int64_t num_numerics_errors = 0;
+  double queue_age_seconds = 0;
   int64_t num_steps = 0;
   int64_t last_step_tokens = 0;
   double last_step_seconds = 0;
 
+  Histogram<kFirstTokenBounds> time_to_first_token;
+  Histogram<kTokenBounds> inter_token_latency;
+  Histogram<kTokenBounds> time_per_output_token;
+  Histogram<kRequestBounds> e2e_latency;
+  Histogram<kRequestBounds> queue_time;
+  Histogram<kRequestBounds> prefill_time;
+  Histogram<kRequestBounds> decode_time;
+  Histogram<kRequestBounds> inference_time;
+  Histogram<kLengthBounds> prompt_length;
+  Histogram<kLengthBounds> output_length;
+  Histogram<kLengthBounds> max_tokens;
+  Histogram<kChoiceBounds> num_choices;
+  Histogram<kStepBounds> step_time;
+  Histogram<kStepTokenBounds> step_tokens;
+  Histogram<kBatchBounds> step_sequences;
+
   static constexpr auto fields();
 };
 
-/// Whether a number only grows while the engine lives, or goes up and down.
-enum class StatKind : uint8_t { counter, gauge };
+/// Whether a number only grows while the engine lives, or goes up and down, or is a Histogram.
+enum class StatKind : uint8_t { counter, gauge, histogram };
 
 /// One row of Stats::fields().
 template <class Value>
@@ -57,6 +76,9 @@ constexpr auto Stats::fields() {
   };
   const auto gauge = [](const char* name, auto member, const char* doc) {
     return StatField{name, member, StatKind::gauge, doc};
+  };
+  const auto histogram = [](const char* name, auto member, const char* doc) {
+    return StatField{name, member, StatKind::histogram, doc};
   };
   return std::tuple{
       gauge("num_running", &S::num_running, "sequences that hold KV blocks"),
@@ -80,9 +102,28 @@ constexpr auto Stats::fields() {
       counter("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
       counter("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller, who may have found a stop string"),
       counter("num_finished_error", &S::num_finished_error, "sequences ended by an error"),
+      counter("num_numerics_errors", &S::num_numerics_errors,
+              "sequences whose logits were not numbers, or left no token to draw"),
+      gauge("queue_age_seconds", &S::queue_age_seconds, "how long the longest waiting sequence has been here"),
       counter("num_steps", &S::num_steps, "steps run"),
       gauge("last_step_tokens", &S::last_step_tokens, "tokens computed in the last step"),
       gauge("last_step_seconds", &S::last_step_seconds, "duration of the last step"),
+      histogram("time_to_first_token_seconds", &S::time_to_first_token, "from a request's arrival to its first token"),
+      histogram("inter_token_latency_seconds", &S::inter_token_latency, "between two tokens of a sequence"),
+      histogram("time_per_output_token_seconds", &S::time_per_output_token,
+                "mean time of a finished sequence's tokens after the first"),
+      histogram("e2e_latency_seconds", &S::e2e_latency, "from a request's arrival to the end of a sequence"),
+      histogram("queue_time_seconds", &S::queue_time, "from a request's arrival to a sequence's first step"),
+      histogram("prefill_time_seconds", &S::prefill_time, "from a sequence's first step to its first token"),
+      histogram("decode_time_seconds", &S::decode_time, "from a sequence's first token to its last"),
+      histogram("inference_time_seconds", &S::inference_time, "from a sequence's first step to its last token"),
+      histogram("prompt_length", &S::prompt_length, "prompt tokens of a finished sequence"),
+      histogram("output_length", &S::output_length, "tokens generated for a finished sequence"),
+      histogram("max_tokens", &S::max_tokens, "most tokens that a request asked for"),
+      histogram("num_choices", &S::num_choices, "choices that a request asked for"),
+      histogram("step_time_seconds", &S::step_time, "duration of a step"),
+      histogram("step_tokens", &S::step_tokens, "tokens computed in a step"),
+      histogram("step_sequences", &S::step_sequences, "sequences in a step"),
   };
 }
 

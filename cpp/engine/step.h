@@ -49,6 +49,7 @@ struct SequenceResult {
   TokenLogprobs logprobs;                      ///< of that token, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  ///< of positions [rows_begin, rows_end)
   std::string error;                           ///< not empty: the sequence ends with it
+  bool invalid_logits = false;                 ///< because the logits were not usable
 };
 
 struct StepResult {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import itertools
+import re
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -213,6 +214,29 @@ class EngineClient:
     def reset_prefix_cache(self) -> None:
         """Forgets all cached prompt beginnings before the next step. Raises DeviceError when the engine has ended."""
         self._engine.reset_prefix_cache()
+
+    def histograms(self) -> dict[str, tuple[list[int], float]]:
+        """The engine's histograms: how many values fell into each bucket, and the sum of all."""
+        return dict(self._engine.histograms())
+
+    def timelines(self, request_id: str | None = None) -> list[dict[str, Any]]:
+        """What happened to the engine's latest requests, one entry for each choice of each prompt, in order of arrival.
+
+        With `request_id`, only to the request that `generate` was given under this id, or under this id with `-N`
+        behind it for prompt N. Times are seconds since 1970.
+        """
+        if request_id is None:
+            return list(self._engine.timelines())
+        own = re.compile(re.escape(request_id) + r"(-\d+)?#\d+")
+        return [entry for entry in self._engine.timelines(request_id) if own.fullmatch(entry["request_id"])]
+
+    def steps(self) -> list[tuple[float, float, int, int]]:
+        """The engine's latest steps: begin and end in seconds since 1970, sequences, tokens."""
+        return list(self._engine.steps())
+
+    def stalled_seconds(self) -> float:
+        """How long the engine has had work without finishing a step; 0 when it has nothing to do."""
+        return float(self._engine.stalled_seconds())
 
     def describe(self) -> dict[str, Any]:
         """Facts of the model and the device, and the memory plan; sizes in bytes."""

@@ -100,7 +100,7 @@ class LoadedModel:
         """The event an output makes; a choice that a stop string ended is ended in the engine too."""
         event = state.absorb(output)
         if event is not None and event.finish_reason is not None and output.finish is None:
-            self.engine.abort(state.request_id, output.choice)
+            self.engine.abort(state.request_id, output.choice, event.finish_reason == "stop")
         return event
 
     def _bad_word_tokens(self, words: Sequence[str]) -> list[list[int]]:

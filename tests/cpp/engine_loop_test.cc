@@ -234,6 +234,81 @@ TEST_P(EngineLoop, one_request_with_unusable_logits_ends_alone) {
   EXPECT_EQ((running.transcripts[{"bad", 0}].finish), FinishReason::error);
   EXPECT_EQ((running.transcripts[{"good", 0}].finish), FinishReason::length);
   EXPECT_TRUE(running.engine.healthy());
+  EXPECT_EQ(running.engine.stats().num_numerics_errors, 1);
+}
+
+TEST_P(EngineLoop, a_hanging_step_is_seen_as_a_stall_and_an_idle_engine_is_not) {
+  const auto wait_for = [](const auto& condition) {
+    const auto deadline = Clock::now() + std::chrono::seconds(10);
+    while (!condition() && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return condition();
+  };
+  Faults faults;
+  faults.hang = true;
+  SimOptions sim = options();
+  sim.faults = &faults;
+  Running running(sim);
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  EXPECT_EQ(running.engine.stalled_seconds(), 0);
+  running.engine.submit(make_request("a", make_prompt(5), 3));
+  EXPECT_LT(running.engine.stalled_seconds(), 0.02) << "the time of sleeping does not count";
+  EXPECT_TRUE(wait_for([&] { return running.engine.stalled_seconds() > 0.05; }));
+  EXPECT_TRUE(running.engine.healthy());
+  faults.hang = false;
+  running.drain(1);
+  EXPECT_TRUE(wait_for([&] { return running.engine.stalled_seconds() == 0; }));
+}
+
+TEST_P(EngineLoop, keeps_timelines_and_steps) {
+  Running running(options());
+  running.engine.submit(make_request("a-0", make_prompt(70), 4));
+  running.engine.submit(make_request("b-0", make_prompt(3), 4));
+  running.drain(2);
+  const std::vector<Timeline> timelines = running.engine.timelines("a-");
+  ASSERT_EQ(timelines.size(), 1u);
+  EXPECT_EQ(timelines[0].events.front().kind, TraceKind::queued);
+  EXPECT_EQ(timelines[0].events.back().kind, TraceKind::finished);
+  EXPECT_EQ(running.engine.timelines("").size(), 2u);
+  int64_t num_tokens = 0;
+  for (const StepTrace& step : running.engine.steps()) {
+    EXPECT_LE(step.begin, step.end);
+    num_tokens += step.num_tokens;
+  }
+  EXPECT_GE(num_tokens, 70 + 3 + 2 * 3);
+  EXPECT_EQ(std::ssize(running.engine.steps()), running.engine.stats().num_steps);
+}
+
+TEST_P(EngineLoop, an_abort_can_say_that_a_stop_string_was_found) {
+  Faults faults;
+  faults.slow = true;
+  SimOptions sim = options();
+  sim.faults = &faults;
+  Running running(sim);
+  running.engine.submit(make_request("a", make_prompt(5), 190));
+  running.engine.abort("a", 0, FinishReason::stop);
+  running.drain(1);
+  EXPECT_EQ((running.transcripts[{"a", 0}].finish), FinishReason::stop);
+  EXPECT_EQ(running.engine.stats().num_finished_stop, 1);
+  EXPECT_EQ(running.engine.stats().num_finished_abort, 0);
+}
+
+TEST_P(EngineLoop, the_age_of_the_queue_grows_while_nothing_moves) {
+  Faults faults;
+  SimOptions sim = options();
+  sim.faults = &faults;
+  sim.max_num_seqs = 1;
+  faults.slow = true;
+  Running running(sim);
+  running.engine.submit(make_request("a", make_prompt(5), 190));
+  running.engine.submit(make_request("b", make_prompt(5), 5));
+  const auto deadline = Clock::now() + std::chrono::seconds(10);
+  while (running.engine.stats().num_waiting == 0 && Clock::now() < deadline) std::this_thread::yield();
+  const double age = running.engine.stats().queue_age_seconds;
+  EXPECT_GT(age, 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_GE(running.engine.stats().queue_age_seconds, age + 0.01);
+  running.drain(2);
+  EXPECT_EQ(running.engine.stats().queue_age_seconds, 0);
 }
 
 TEST_P(EngineLoop, survives_random_submits_and_aborts_from_several_threads) {

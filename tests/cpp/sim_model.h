@@ -37,6 +37,7 @@ struct Faults {
   std::atomic<int32_t> nan_after{-1};         ///< a token after which every logit is NaN
   std::atomic<int64_t> throw_at_forward{-1};  ///< the forward call, counted from 0, that throws
   std::atomic<bool> slow{false};              ///< each forward takes about a millisecond
+  std::atomic<bool> hang{false};              ///< a forward does not return while this is set
 };
 
 class SimModel : public Model {
@@ -50,6 +51,7 @@ class SimModel : public Model {
   Tensor forward(const Batch& batch, KvCache& kv, Ops& ops) override {
     if (faults_ && faults_->throw_at_forward == num_forwards_++) throw std::runtime_error("simulated device failure");
     if (faults_ && faults_->slow) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (faults_ && faults_->hang) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     auto* slots = static_cast<Slot*>(kv.layer(0).data);
     const Tensor logits = ops.allocate(DType::f32, {batch.num_logit_rows, vocab_size_});
     std::vector<uint64_t> contexts(static_cast<size_t>(batch.num_tokens));

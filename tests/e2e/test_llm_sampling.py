@@ -50,6 +50,8 @@ def test_a_stop_string_across_tokens_cuts_the_text(llm: LLM, plain: CompletionOu
     assert len(choice.token_ids) < 24
     kept = one(llm, temperature=0, max_tokens=24, ignore_eos=True, stop=[stop], include_stop_str_in_output=True)
     assert kept.text == choice.text + stop
+    one(llm, temperature=0, max_tokens=1)
+    assert llm.stats()["num_finished_abort"] == 0, "a stop string is no abort"
 
 
 def test_a_stopped_choice_does_not_end_the_others(llm: LLM) -> None:

@@ -24,6 +24,8 @@ MODEL = "smollm2-135m"
 START_S = 180
 PARIS: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9,"
+RUNNING = f'vllm:num_requests_running{{engine="0",model_name="{MODEL}"}}'
+WAITING = f'vllm:num_requests_waiting{{engine="0",model_name="{MODEL}"}}'
 
 
 class Running:
@@ -330,24 +332,24 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
 
 
 def test_a_client_that_leaves_frees_its_place(server: Running, model: str) -> None:
-    left = 'pagoda_requests_total{reason="client_disconnect"}'
+    left = 'vllm:requests_total{reason="client_disconnect"}'
     before = server.metric(left)
     stream = server.client.completions.create(
         model=model, prompt="x", max_tokens=900, stream=True, n=4, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
-    assert server.metric("pagoda_num_running") >= 1
+    assert server.metric(RUNNING) >= 1
     stream.close()
-    wait_for(lambda: server.metric("pagoda_num_running") == 0, 10)
+    wait_for(lambda: server.metric(RUNNING) == 0, 10)
     wait_for(lambda: server.metric(left) == before + 1, 10)
-    assert server.metric("pagoda_num_waiting") == 0
+    assert server.metric(WAITING) == 0
 
 
 def test_a_waiting_client_that_leaves_frees_its_place(server: Running, model: str) -> None:
     impatient = server.client.with_options(timeout=0.5)
     with pytest.raises(openai.APITimeoutError):
         impatient.completions.create(model=model, prompt="x", max_tokens=900, n=8, extra_body={"ignore_eos": True})
-    wait_for(lambda: server.metric("pagoda_num_running") == 0, 10)
+    wait_for(lambda: server.metric(RUNNING) == 0, 10)
 
 
 def test_sigterm_lets_a_stream_end_and_exits_with_zero(tmp_path: Path) -> None:

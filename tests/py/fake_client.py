@@ -19,7 +19,7 @@ import aiohttp
 
 from pagoda.chat_template import ChatTemplate
 from pagoda.client import Logprob, TokenEvent
-from pagoda.config import SamplingParams
+from pagoda.config import STATS_FIELDS, SamplingParams
 from pagoda.server.runner import Server, run_server
 from pagoda.server.settings import ServerSettings
 
@@ -78,7 +78,7 @@ def chat_template() -> ChatTemplate:
 
 
 class FakeClient:
-    """Counts: `started`, `running`, `aborted` (left before their end), `finished`."""
+    """Counts: `started`, `running`, `aborted` (left before their end), `finished`, and events `produced`."""
 
     def __init__(self, max_model_len: int = 4096) -> None:
         self.model_name = "fake"
@@ -93,9 +93,10 @@ class FakeClient:
         self.fail_at: int | None = None
         self.raise_at: tuple[int, Exception] | None = None
         self.healthy = True
+        self.stalled_s = 0.0
         self.piece_factor = 1
         self.impossible = False
-        self.started = self.running = self.aborted = self.finished = 0
+        self.started = self.running = self.aborted = self.finished = self.produced = 0
         self.requests: list[tuple[list[int], SamplingParams]] = []
 
     def is_healthy(self) -> bool:
@@ -104,7 +105,20 @@ class FakeClient:
 
     def stats(self) -> dict[str, int | float]:
         """Two gauges and a counter, as the engine has them."""
-        return {"num_running": self.running, "kv_cache_usage": 0.25, "num_preemptions": 3}
+        return {"num_running": self.running, "kv_cache_usage": 0.25, "num_preemptions": 3, "num_finished_stop": 5}
+
+    def histograms(self) -> dict[str, tuple[list[int], float]]:
+        """One histogram, with two values in its first bucket and one above all bounds."""
+        bounds = next(row["bounds"] for row in STATS_FIELDS if row["name"] == "queue_time_seconds")
+        return {"queue_time_seconds": ([2, *[0] * (len(bounds) - 1), 1], 12345.5)}
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes of a KV cache."""
+        return {"kv_bytes_per_block": 64, "block_size": 16, "num_blocks": 100}
+
+    def stalled_seconds(self) -> float:
+        """As set by the test."""
+        return self.stalled_s
 
     async def generate(
         self, prompt_token_ids: list[int], params: SamplingParams, request_id: str | None = None
@@ -130,6 +144,7 @@ class FakeClient:
                     if step == 0 or not states[index].endswith("\0"):
                         event = self._event(prompt_token_ids, params, index, step, count, states)
                         ended = event.finish_reason is not None and index == params.n - 1
+                        self.produced += 1
                         yield event
                 if all(state.endswith("\0") for state in states):
                     break
@@ -222,7 +237,7 @@ def main() -> int:
     """Serves a slow FakeClient until a signal: `fake_client.py DELAY_S DRAIN_TIMEOUT_S`. Prints the port."""
     client = FakeClient()
     client.delay_s = float(sys.argv[1])
-    settings = ServerSettings(port=0, drain_timeout_s=float(sys.argv[2]), access_log=False)
+    settings = ServerSettings(port=0, shutdown_timeout_s=float(sys.argv[2]), access_log=False)
     return run_server(client, settings, lambda host, port: print(port, flush=True))  # type: ignore[arg-type]
 
 

@@ -285,8 +285,8 @@ def test_a_client_that_leaves_aborts_its_request_wherever_it_is() -> None:
             await still_serves(server)
             async with calling(server) as session, session.get("/metrics") as response:
                 page = await response.text()
-            assert 'pagoda_requests_total{reason="client_disconnect"} 4' in page
-            assert 'pagoda_requests_total{reason="finished"} 1' in page
+            assert 'vllm:requests_total{reason="client_disconnect"} 4.0' in page
+            assert 'vllm:requests_total{reason="finished"} 1.0' in page
             assert client.finished == 1
 
     asyncio.run(run())

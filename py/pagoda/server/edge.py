@@ -61,8 +61,8 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         if inference:
             state.leave()
-            state.metrics.requests.add(request[OUTCOME])
-        state.metrics.http_requests.add(route, status)
+            state.metrics.count_request(request[OUTCOME])
+        state.metrics.http_requests.labels(route, status).inc()
         if state.settings.access_log:
             _log(request, status, time.monotonic() - started)
 

@@ -52,7 +52,6 @@ class EventStream:
         self._queue: asyncio.Queue[Any] = asyncio.Queue(_MAX_QUEUED_EVENTS)
         self._tasks: list[asyncio.Task[None]] = []
         self._unfinished = {(prompt, choice) for prompt in range(len(prompts)) for choice in range(params.n)}
-        self._last_time: dict[tuple[int, int], float] = {}
         self._start = 0.0
 
     async def __aenter__(self) -> EventStream:
@@ -60,7 +59,6 @@ class EventStream:
         self._state.streams.add(self)
         for index, prompt in enumerate(self._prompts):
             self._tasks.append(asyncio.create_task(self._pump(index, prompt)))
-            self._state.metrics.prompt_tokens.add(amount=len(prompt))
         if self._state.aborting:
             self.abort()
         return self
@@ -91,7 +89,6 @@ class EventStream:
                 running -= 1
             elif item is _ABORTED:
                 for prompt, choice in sorted(self._unfinished):
-                    self._state.metrics.finished.add("abort")
                     yield prompt, abort_event(choice)
                 return
             elif isinstance(item, BaseException):
@@ -137,22 +134,12 @@ class EventStream:
         await self._queue.put(outcome)
 
     def _observe(self, prompt: int, event: TokenEvent) -> None:
-        """Keeps the latency histograms and the set of unfinished choices; raises for an event that reports an error."""
-        metrics, key, now = self._state.metrics, (prompt, event.index), time.monotonic()
+        """Keeps the set of unfinished choices; raises for an event that reports an error."""
         if event.finish_reason is not None:
-            self._unfinished.discard(key)
-            metrics.finished.add(event.finish_reason)
+            self._unfinished.discard((prompt, event.index))
         if event.finish_reason == "error":
             text = f"The engine ended this request: {event.error or 'unknown error'}"
             raise ApiError(500, text, code="generation_failed")
-        count = len(event.token_ids)
-        if count:
-            metrics.completion_tokens.add(amount=count)
-            if key in self._last_time:
-                metrics.inter_token_latency.observe((now - self._last_time[key]) / count, count)
-            else:
-                metrics.time_to_first_token.observe(now - self._start)
-            self._last_time[key] = now
 
     def _api_error(self, error: BaseException) -> ApiError:
         known = from_exception(error)

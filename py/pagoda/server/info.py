@@ -61,8 +61,8 @@ async def version(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Handles GET /metrics: Prometheus text."""
     state = request.app[STATE]
-    page = state.metrics.render(state.client.stats(), state.in_flight, state.draining)
-    return web.Response(body=page.encode(), headers={"Content-Type": prometheus.CONTENT_TYPE})
+    page = state.metrics.render(state.in_flight, state.draining)
+    return web.Response(body=page, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
 
 async def tokenize(request: web.Request) -> web.Response:

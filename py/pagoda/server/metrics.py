@@ -1,124 +1,173 @@
-"""Counters of the HTTP server and the Prometheus text of /metrics.
+"""The Prometheus page of /metrics: the engine's numbers under vLLM's names, and the counters of the HTTP server.
 
-Owns the server's own counters and histograms; the engine's come from `client.stats()` when the page is read. Used on
-the event loop's thread only.
+Owns the server's own counters; the engine keeps its numbers itself and a collector reads them when the page is made.
+Used on the event loop's thread only.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from pagoda.config import STATS_FIELDS
 
+if TYPE_CHECKING:
+    from pagoda.client import EngineClient
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+#: What an engine number is called on the page where it is not called as in the engine, without prefix and `_total`.
+NAMES: Mapping[str, str] = {
+    "num_running": "num_requests_running",
+    "num_waiting": "num_requests_waiting",
+    "num_swapped": "num_requests_swapped",
+    "kv_cache_usage": "kv_cache_usage_perc",
+    "num_prompt_tokens": "prompt_tokens",
+    "num_generation_tokens": "generation_tokens",
+    "num_numerics_errors": "numerics_errors",
+    "num_steps": "engine_steps",
+    "time_per_output_token_seconds": "request_time_per_output_token_seconds",
+    "e2e_latency_seconds": "e2e_request_latency_seconds",
+    "queue_time_seconds": "request_queue_time_seconds",
+    "prefill_time_seconds": "request_prefill_time_seconds",
+    "decode_time_seconds": "request_decode_time_seconds",
+    "inference_time_seconds": "request_inference_time_seconds",
+    "prompt_length": "request_prompt_tokens",
+    "output_length": "request_generation_tokens",
+    "max_tokens": "request_params_max_tokens",
+    "num_choices": "request_params_n",
+    "step_tokens": "iteration_tokens_total",
+}
+#: Engine numbers that are one family with a label: family, label, and the label's value for each number.
+LABELLED: Mapping[str, tuple[str, str]] = {
+    "request_success": ("finished_reason", "num_finished_"),
+    "preemptions_by_mode": ("mode", "num_preemptions_"),
+}
+#: Block counts that the page has in bytes.
+BYTES: Mapping[str, str] = {"num_swapped_out_blocks": "swap_out_bytes", "num_swapped_in_blocks": "swap_in_bytes"}
+#: Second names, under which dashboards made for older versions of vLLM look.
+OLD_NAMES: Mapping[str, str] = {
+    "inter_token_latency_seconds": "time_per_output_token_seconds",
+    "kv_cache_usage": "gpu_cache_usage_perc",
+}
+
+_FAMILIES: Mapping[str, Any] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
 
-class Counter:
-    """A family of counters, one for each tuple of label values."""
+class EngineCollector(Collector):
+    """Makes metric families of what the engine has counted, at the moment they are asked for."""
 
-    def __init__(self, name: str, doc: str, labels: Sequence[str] = ()) -> None:
-        self.name = name
-        self.doc = doc
-        self.labels = tuple(labels)
-        self.values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+    def __init__(self, client: EngineClient, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._labels = {"model_name": client.model_name, "engine": "0"}
+        facts = client.describe()
+        self._block_bytes = int(facts["kv_bytes_per_block"])
+        config = {"block_size": facts["block_size"], "num_gpu_blocks": facts["num_blocks"]}
+        self._cache_config = {name: str(value) for name, value in config.items()}
 
-    def add(self, *labels: str, amount: float = 1.0) -> None:
-        """Adds `amount` to the counter with these label values."""
-        self.values[labels] = self.values.get(labels, 0.0) + amount
+    def collect(self) -> Iterator[Metric]:
+        """All families, each once."""
+        values, histograms = self._client.stats(), self._client.histograms()
+        labelled = {name: self._labelled(name) for name in LABELLED}
+        for row in STATS_FIELDS:
+            key, doc = row["name"], row["doc"]
+            if key in histograms:
+                for name in _names(key):
+                    yield self._histogram(name, doc, row["bounds"], *histograms[key])
+            elif key in values:
+                family = next((name for name, (_, start) in LABELLED.items() if key.startswith(start)), None)
+                if family is not None:
+                    value_of_label = key.removeprefix(LABELLED[family][1])
+                    labelled[family].add_metric([*self._labels.values(), value_of_label], values[key])
+                elif key in BYTES:
+                    yield self._number(BYTES[key], "counter", doc, values[key] * self._block_bytes)
+                else:
+                    for name in _names(key):
+                        yield self._number(name, row["kind"], doc, values[key])
+        yield from (family for family in labelled.values() if family.samples)
+        yield self._info()
 
-    def lines(self) -> list[str]:
-        """The family in Prometheus text format."""
-        head = [f"# HELP {self.name} {self.doc}", f"# TYPE {self.name} counter"]
-        return head + [f"{self.name}{_labels(self.labels, key)} {_number(n)}" for key, n in sorted(self.values.items())]
+    def _number(self, name: str, kind: str, doc: str, value: float) -> Metric:
+        family = _FAMILIES[kind](self._prefix + name, doc, labels=list(self._labels))
+        family.add_metric(list(self._labels.values()), value)
+        result: Metric = family
+        return result
 
+    def _histogram(self, name: str, doc: str, bounds: list[float], counts: list[int], total: float) -> Metric:
+        family = HistogramMetricFamily(self._prefix + name, doc, labels=list(self._labels))
+        edges = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+        buckets = list(zip(edges, itertools.accumulate(counts), strict=True))
+        family.add_metric(list(self._labels.values()), buckets, total)
+        return family
 
-class Histogram:
-    """A histogram over fixed upper bounds, in seconds."""
+    def _labelled(self, name: str) -> CounterMetricFamily:
+        label, start = LABELLED[name]
+        doc = "; ".join(row["doc"] for row in STATS_FIELDS if row["name"].startswith(start))
+        return CounterMetricFamily(self._prefix + name, doc, labels=[*self._labels, label])
 
-    def __init__(self, name: str, doc: str, bounds: Sequence[float] = _LATENCY_BUCKETS) -> None:
-        self.name = name
-        self.doc = doc
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float, times: int = 1) -> None:
-        """Counts `value` (seconds) `times` times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.total += value * times
-
-    def lines(self) -> list[str]:
-        """The histogram in Prometheus text format, buckets cumulative."""
-        lines = [f"# HELP {self.name} {self.doc}", f"# TYPE {self.name} histogram"]
-        seen = 0
-        for bound, count in zip((*self.bounds, math.inf), self.counts, strict=True):
-            seen += count
-            lines.append(f'{self.name}_bucket{{le="{_number(bound)}"}} {seen}')
-        return [*lines, f"{self.name}_sum {_number(self.total)}", f"{self.name}_count {seen}"]
+    def _info(self) -> Metric:
+        labels = {**self._labels, **self._cache_config}
+        family = GaugeMetricFamily(f"{self._prefix}cache_config_info", "sizes of the KV cache", labels=list(labels))
+        family.add_metric(list(labels.values()), 1)
+        return family
 
 
 class Metrics:
     """All counters of one server."""
 
-    def __init__(self) -> None:
-        self.http_requests = Counter(
-            "pagoda_http_requests_total", "HTTP requests by route and status.", ("route", "status")
-        )
-        self.requests = Counter("pagoda_requests_total", "Inference requests by how they ended.", ("reason",))
-        self.finished = Counter("pagoda_choices_total", "Generated choices by finish reason.", ("finish_reason",))
-        self.prompt_tokens = Counter("pagoda_http_prompt_tokens_total", "Prompt tokens received.")
-        self.completion_tokens = Counter("pagoda_http_completion_tokens_total", "Tokens sent in answers.")
-        self.time_to_first_token = Histogram(
-            "pagoda_time_to_first_token_seconds", "From the submission of a prompt to its first token."
-        )
-        self.inter_token_latency = Histogram("pagoda_inter_token_latency_seconds", "Between two tokens of one choice.")
+    def __init__(self, client: EngineClient, prefix: str) -> None:
+        """`prefix` comes before every name, a colon between."""
+        prefix += ":"
+        self._registry = CollectorRegistry()
+        self._registry.register(EngineCollector(client, prefix))
+        ProcessCollector(registry=self._registry)
 
-    def render(self, engine: Mapping[str, int | float], in_flight: int, draining: bool) -> str:
-        """The page: the engine's numbers under the prefix `pagoda_`, then the server's."""
-        lines: list[str] = []
-        for row in STATS_FIELDS:
-            if row["name"] in engine:
-                lines += _family(row["name"], row["kind"], row["doc"], engine[row["name"]])
-        lines += _family("http_requests_in_flight", "gauge", "inference requests being answered", in_flight)
-        lines += _family("http_draining", "gauge", "1 while the server shuts down, else 0", int(draining))
-        for family in (
-            self.http_requests,
-            self.requests,
-            self.finished,
-            self.prompt_tokens,
-            self.completion_tokens,
-            self.time_to_first_token,
-            self.inter_token_latency,
-        ):
-            lines += family.lines()
-        return "\n".join(lines) + "\n"
+        def counter(name: str, doc: str, *labels: str) -> Counter:
+            return Counter(prefix + name, doc, labels, registry=self._registry)
+
+        self.http_requests = counter("http_requests", "HTTP requests by route and status", "route", "status")
+        self.requests = counter("requests", "inference requests by how they ended", "reason")
+        self.client_disconnects = counter("client_disconnects", "inference requests whose client went away")
+        self._gauges = _ServerGauges(prefix)
+        self._registry.register(self._gauges)
+
+    def count_request(self, reason: str) -> None:
+        """An inference request ended so."""
+        self.requests.labels(reason).inc()
+        if reason == "client_disconnect":
+            self.client_disconnects.inc()
+
+    def render(self, in_flight: int, draining: bool) -> bytes:
+        """The page in Prometheus' text format."""
+        self._gauges.values = {"http_requests_in_flight": in_flight, "http_draining": int(draining)}
+        page: bytes = generate_latest(self._registry)
+        return page
 
 
-def _family(key: str, kind: str, doc: str, value: int | float) -> list[str]:
-    """A family of one number. The name of a counter ends in `_total`, as Prometheus has it."""
-    name = f"pagoda_{key}_total" if kind == "counter" else f"pagoda_{key}"
-    return [f"# HELP {name} {doc}", f"# TYPE {name} {kind}", f"{name} {_number(value)}"]
+class _ServerGauges(Collector):
+    """What the server is doing right now; set just before the page is made."""
+
+    _DOCS: Mapping[str, str] = {
+        "http_requests_in_flight": "inference requests being answered",
+        "http_draining": "1 while the server shuts down, else 0",
+    }
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.values: dict[str, Any] = dict.fromkeys(self._DOCS, 0)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, doc in self._DOCS.items():
+            yield GaugeMetricFamily(self._prefix + name, doc, value=self.values[name])
 
 
-def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True)) + "}"
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _number(value: int | float) -> str:
-    if isinstance(value, float):
-        if math.isnan(value):
-            return "NaN"
-        if math.isinf(value):
-            return "+Inf" if value > 0 else "-Inf"
-        if value.is_integer() and abs(value) < 1e15:
-            return str(int(value))
-    return repr(int(value) if isinstance(value, bool) else value)
+def _names(key: str) -> list[str]:
+    """The names of an engine number on the page."""
+    return [NAMES.get(key, key), *([OLD_NAMES[key]] if key in OLD_NAMES else [])]

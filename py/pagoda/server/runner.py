@@ -89,12 +89,12 @@ class Server:
         self._abort_now.set()
 
     async def drain(self) -> None:
-        """Refuses new requests and lets the running ones end, at most `drain_timeout_s`; then aborts the rest."""
+        """Refuses new requests and lets the running ones end, at most `shutdown_timeout_s`; then aborts the rest."""
         self.state.draining = True
         idle = asyncio.create_task(self.state.idle.wait())
         abort = asyncio.create_task(self._abort_now.wait())
         try:
-            timeout = self.settings.drain_timeout_s
+            timeout = self.settings.shutdown_timeout_s
             await asyncio.wait({idle, abort}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not idle.done():
                 logger.warning("ending %d running requests", self.state.in_flight)

@@ -7,12 +7,14 @@ unbounded). This module imports nothing else of Pagoda.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 MIB = 1024 * 1024
+_METRIC_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _doc(text: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -60,6 +62,12 @@ class ServerSettings:
     strict: bool = field(
         default=False, metadata=_doc("answer 400 to unknown request fields instead of a warning header")
     )
+    metrics_prefix: str = field(
+        default="vllm",
+        metadata=_doc(
+            "what the names of /metrics begin with, before a colon: vllm, whose dashboards then work, or pagoda"
+        ),
+    )
     access_log: bool = field(default=True, metadata=_doc("log one line per request; prompts and keys are never logged"))
 
     max_body_bytes: int = field(default=32 * MIB, metadata=_doc("largest request body in bytes", 1024, 1024 * MIB))
@@ -92,7 +100,7 @@ class ServerSettings:
     sse_keep_alive_s: float = field(
         default=15.0, metadata=_doc("a stream that is silent for this long carries a comment", 0.05, 600)
     )
-    drain_timeout_s: float = field(
+    shutdown_timeout_s: float = field(
         default=30.0, metadata=_doc("how long running requests may go on after SIGTERM or SIGINT", 0, 3600)
     )
 
@@ -113,6 +121,8 @@ class ServerSettings:
     def validate(self) -> None:
         """Raises ValueError that lists everything wrong, one problem a line."""
         problems = [text for row in fields(self) if (text := self._range_problem(row.name, row.metadata)) is not None]
+        if not _METRIC_PREFIX.fullmatch(self.metrics_prefix):
+            problems.append(f"metrics_prefix must be letters, digits and underscores, got {self.metrics_prefix!r}")
         problems += [f"api_keys must hold non-empty strings, got an entry of {len(key)} characters"
                      for key in self.api_keys if not key.strip()]  # fmt: skip
         problems += [text for origin in self.cors_origins if (text := _origin_problem(origin)) is not None]

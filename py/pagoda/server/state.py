@@ -48,7 +48,7 @@ class ServerState:
         """`sampling`: the operator's defaults, which stand above the model's own (`client.default_params`)."""
         self.client = client
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(client, settings.metrics_prefix)
         self.defaults: dict[str, Any] = {**client.default_params, **(sampling or {})}
         self.version = package_version()
         self.created = self.now()
