@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import logging
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +16,7 @@ from enginectl.ports import check_address
 from enginectl.session import open_client
 from pagoda.config import Config
 from pagoda.config_schema import SECTIONS
+from pagoda.server.logs import configure_logging
 from pagoda.server.runner import ServeError, run_server
 
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Serves until a signal ends it."""
     config = read_config(args, getattr(args, "model", None))
     check_address(config.server.host, config.server.port)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(config.server)
     note(f"Loading {config.model.name} ...")
     with open_client(config) as client:
 

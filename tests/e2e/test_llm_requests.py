@@ -142,9 +142,7 @@ def test_stats_count_what_was_done(talking: Path) -> None:
     assert stats["prefix_cache_queries"] >= 16
 
 
-@pytest.mark.parametrize(
-    ("policy", "expected"), [("fcfs", [5, 3, 9, 1, 7]), ("priority", [1, 3, 5, 7, 9])]
-)
+@pytest.mark.parametrize(("policy", "expected"), [("fcfs", [5, 3, 9, 1, 7]), ("priority", [1, 3, 5, 7, 9])])
 def test_the_policy_chooses_who_runs_next(
     policy: str, expected: list[Any], talking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,21 @@ class FakeClient:
         """Sizes of a KV cache."""
         return {"kv_bytes_per_block": 64, "block_size": 16, "num_blocks": 100}
 
+    def timelines(self, request_id: str | None = None) -> list[dict[str, Any]]:
+        """Two choices of one request, the second one unfinished."""
+        head = [{"event": "queued", "time": 1000.0, "end": 4}, {"event": "admitted", "time": 1002.5, "end": 0}]
+        ends = [{"event": "first_token", "time": 1003.0, "end": 4}]
+        ends.append({"event": "finished", "time": 1005.0, "end": 9, "reason": "length"})
+        entries = [
+            {"request_id": "cmpl-1-0#7", "choice": index, "events": head + tail, "num_dropped": 0}
+            for index, tail in enumerate([ends, [{"event": "chunk", "time": 1002.5, "begin": 0, "end": 3}]])
+        ]
+        return entries if request_id in (None, "cmpl-1") else []
+
+    def steps(self) -> list[tuple[float, float, int, int]]:
+        """One step."""
+        return [(1002.5, 1003.0, 2, 7)]
+
     def stalled_seconds(self) -> float:
         """As set by the test."""
         return self.stalled_s

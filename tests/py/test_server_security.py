@@ -12,6 +12,7 @@ from fake_client import FakeClient, fake_api, serving
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pagoda.config import DeviceError, InternalError, InvalidArgument, Overloaded
+from pagoda.server.app import ROUTES
 from pagoda.server.errors import ApiError, clean, from_exception, show
 from pagoda.server.security import PUBLIC_PATHS, KeyCheck
 from pagoda.server.settings import ServerSettings
@@ -90,6 +91,45 @@ def test_a_key_opens_the_api() -> None:
                 assert response.status == 200
 
     asyncio.run(run())
+
+
+def test_the_administration_wants_a_key_of_its_own() -> None:
+    async def run() -> None:
+        scopes = {"api_keys": [KEY], "admin_api_keys": ["admin-1", "admin-2"]}
+        async with fake_api(**scopes) as (session, _):
+            for key, inference, admin in ((KEY, 200, 403), ("admin-2", 200, 200), ("no", 401, 401), (None, 401, 401)):
+                sent = {} if key is None else {"Authorization": f"Bearer {key}"}
+                async with session.get("/v1/models", headers=sent) as response:
+                    assert response.status == inference, key
+                async with session.get("/admin/trace", headers=sent) as response:
+                    assert response.status == admin, key
+                    if admin == 403:
+                        assert (await response.json())["error"]["code"] == "insufficient_scope"
+                    if admin == 401:
+                        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+        for settings in ({}, {"api_keys": [KEY]}):
+            async with (
+                fake_api(**settings) as (session, _),
+                session.get("/admin/trace", headers={"x-api-key": KEY}) as response,
+            ):
+                assert response.status == 403
+                assert (await response.json())["error"]["code"] == "admin_disabled"
+        async with fake_api(admin_api_keys=["admin-1"]) as (session, _):
+            async with session.get("/v1/models") as response:
+                assert response.status == 200
+            async with session.get("/admin/trace") as response:
+                assert response.status == 401
+
+    asyncio.run(run())
+
+
+def test_every_admin_route_is_of_that_scope() -> None:
+    assert (
+        {route.path for route in ROUTES if route.admin}
+        == {route.path for route in ROUTES if route.path.startswith("/admin")}
+        >= {"/admin/trace"}
+    )
+    assert not any(route.admin and (route.inference or route.path in PUBLIC_PATHS) for route in ROUTES)
 
 
 def test_keys_are_read_from_a_file_and_never_shown(tmp_path: Path) -> None:

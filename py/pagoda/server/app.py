@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pagoda.server import edge, info, security
+from pagoda.server import edge, info, security, timeline
 from pagoda.server.chat import create_chat_completion
 from pagoda.server.completions import create_completion
 from pagoda.server.settings import ServerSettings
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint. An inference route is counted, drained and refused while no token can be made."""
+    """One endpoint. An inference route is counted, drained and refused while no token can be made; an admin route wants
+    a key of that scope.
+    """
 
     method: str
     path: str
     handler: Handler
     inference: bool = False
+    admin: bool = False
 
 
 ROUTES = (
@@ -44,6 +47,8 @@ ROUTES = (
     Route("GET", "/health/ready", info.ready),
     Route("GET", "/metrics", info.metrics),
     Route("GET", "/version", info.version),
+    Route("GET", "/v1/requests/{id}/timeline", timeline.get_timeline),
+    Route("GET", "/admin/trace", timeline.get_trace, admin=True),
 )
 
 
@@ -59,8 +64,9 @@ def build_app(
     settings.validate()
     app = web.Application(middlewares=[edge.edge], client_max_size=settings.max_body_bytes)
     app[STATE] = ServerState(client, settings, sampling)
-    app[edge.KEYS] = security.KeyCheck(settings.keys())
+    app[edge.KEYS] = security.KeyCheck(settings.keys(), settings.admin_keys())
     app[edge.INFERENCE_PATHS] = frozenset(route.path for route in ROUTES if route.inference)
+    app[edge.ADMIN_PATHS] = frozenset(route.path for route in ROUTES if route.admin)
     for route in ROUTES:
         if route.method == "GET":
             app.router.add_get(route.path, route.handler)

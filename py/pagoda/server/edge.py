@@ -33,6 +33,7 @@ EXPOSED_HEADERS = "x-request-id, x-pagoda-ignored, x-pagoda-warning, retry-after
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEYS = web.AppKey("keys", security.KeyCheck)
 INFERENCE_PATHS = web.AppKey("inference_paths", frozenset)
+ADMIN_PATHS = web.AppKey("admin_paths", frozenset)
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:
@@ -94,7 +95,10 @@ def _admit(request: web.Request, state: ServerState, inference: bool) -> web.Res
         security.check_host(request.headers, settings)
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         return web.Response(status=204, headers=security.preflight_headers(request.headers.get("Origin"), settings))
-    if route_path(request) not in security.PUBLIC_PATHS:
+    route = route_path(request)
+    if route in request.app[ADMIN_PATHS]:
+        keys.check_admin(request.headers)
+    elif route not in security.PUBLIC_PATHS:
         keys.check(request.headers)
     if inference and (reason := state.unavailable()) is not None:
         raise reason
@@ -144,11 +148,11 @@ def route_path(request: web.Request) -> str:
 
 def _log(request: web.Request, status: str, seconds: float) -> None:
     """One record; what the client chose is escaped and cut."""
-    access_logger.info(
-        "%s %s %s %s %.1f ms",
-        request[REQUEST_ID],
-        ascii(request.method[:16])[1:-1],
-        ascii(request.path[:200])[1:-1],
-        status,
-        1000 * seconds,
-    )
+    fields = {
+        "request_id": request[REQUEST_ID],
+        "method": ascii(request.method[:16])[1:-1],
+        "path": ascii(request.path[:200])[1:-1],
+        "status": status,
+        "milliseconds": round(1000 * seconds, 1),
+    }
+    access_logger.info("%s %s %s %s %s ms", *fields.values(), extra=fields)

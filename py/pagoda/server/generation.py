@@ -93,7 +93,6 @@ class Answer:
             "prompt_tokens_details": {"cached_tokens": sum(self._cached)},
         }
 
-
     def chunk_usage(self, options: Options) -> dict[str, Any]:
         """The `usage` field of a stream chunk that has choices: absent, null, or the numbers so far."""
         if not options.include_usage:

@@ -18,8 +18,11 @@ from aiohttp import web
 
 from pagoda.server.app import build_app
 from pagoda.server.connection import Connection, OpenConnections
+from pagoda.server.logs import reopen_log_files
 from pagoda.server.settings import ServerSettings
 from pagoda.server.state import STATE
+from pagoda.server.stats_line import StatsLine
+from pagoda.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from pagoda.client import EngineClient
@@ -55,6 +58,9 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._connections = OpenConnections()
         self._abort_now = asyncio.Event()
+        self._client = client
+        self._watchdog: Watchdog | None = None
+        self._stats_task: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -83,6 +89,10 @@ class Server:
             await self.stop()
             raise ServeError(_bind_problem(host, port, error)) from error
         self.port = self._listener.sockets[0].getsockname()[1]
+        self._watchdog = Watchdog(self._client, asyncio.get_running_loop(), self.settings.stall_timeout_s)
+        self._watchdog.start()
+        if self.settings.stats_interval_s > 0:
+            self._stats_task = asyncio.create_task(StatsLine(self._client).run(self.settings.stats_interval_s))
 
     def abort_now(self) -> None:
         """Cuts a drain short: running requests end with finish reason `abort` at once."""
@@ -110,6 +120,12 @@ class Server:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        if self._stats_task is not None:
+            self._stats_task.cancel()
+            self._stats_task = None
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         await self._runner.cleanup()
 
 
@@ -132,8 +148,8 @@ async def serve(
     """Serves until SIGTERM or SIGINT and returns the exit code: 0 after a drain, 130 when a second SIGINT cut it short.
 
     `on_ready(host, port)` is called once the port accepts connections. Runs on the main thread, as signal handlers
-    demand; the client stays the caller's to close. Raises ValueError for bad settings and ServeError when the port
-    cannot be bound.
+    demand; the client stays the caller's to close. SIGHUP reopens the log file, where there is one. Raises ValueError
+    for bad settings and ServeError when the port cannot be bound.
     """
     server = Server(client, settings, sampling)
     loop = asyncio.get_running_loop()
@@ -151,6 +167,8 @@ async def serve(
     await server.start()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
+    if settings.log_file is not None:
+        loop.add_signal_handler(signal.SIGHUP, reopen_log_files)
     try:
         if on_ready is not None:
             on_ready(server.settings.host, server.port)
@@ -159,7 +177,7 @@ async def serve(
         await server.drain()
     finally:
         await server.stop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
     return exit_code
 

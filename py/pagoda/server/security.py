@@ -29,29 +29,52 @@ HEADERS: Mapping[str, str] = {
 class KeyCheck:
     """Compares presented keys with the configured ones, in time that does not depend on their contents."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], admin_keys: Sequence[str] = ()) -> None:
+        """`keys` are for the scope inference, `admin_keys` for the scope admin, which includes it."""
         self._digests = [_digest(key) for key in keys]
+        self._admin_digests = [_digest(key) for key in admin_keys]
 
     @property
     def required(self) -> bool:
-        """Whether any key is configured."""
+        """Whether inference takes a key."""
         return bool(self._digests)
 
     def accepts(self, headers: CIMultiDictProxy[str]) -> bool:
-        """True when `Authorization: Bearer KEY` or `x-api-key: KEY` carries a configured key."""
+        """True when `Authorization: Bearer KEY` or `x-api-key: KEY` carries a key of either scope."""
         presented = _digest(_presented(headers))
-        matches = [hmac.compare_digest(presented, digest) for digest in self._digests]
-        return any(matches)
+        return _is_any(presented, [*self._digests, *self._admin_digests])
 
     def check(self, headers: CIMultiDictProxy[str]) -> None:
         """Raises 401 without an acceptable key, when one is required."""
         if self.required and not self.accepts(headers):
-            raise ApiError(
-                401,
-                "A valid API key is required: send `Authorization: Bearer KEY`.",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": 'Bearer realm="pagoda"'},
-            )
+            raise _unauthorized()
+
+    def check_admin(self, headers: CIMultiDictProxy[str]) -> None:
+        """Raises 401 without an acceptable key, 403 for one of inference alone, and when no admin key is configured."""
+        if _is_any(_digest(_presented(headers)), self._admin_digests):
+            return
+        self.check(headers)
+        if not self._admin_digests:
+            text = "The administration is off; set admin_api_keys or admin_api_key_file to use it."
+            raise ApiError(403, text, code="admin_disabled")
+        if not self.accepts(headers):
+            raise _unauthorized()
+        raise ApiError(403, "This API key does not open the administration.", code="insufficient_scope")
+
+
+def _unauthorized() -> ApiError:
+    return ApiError(
+        401,
+        "A valid API key is required: send `Authorization: Bearer KEY`.",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": 'Bearer realm="pagoda"'},
+    )
+
+
+def _is_any(presented: bytes, digests: Sequence[bytes]) -> bool:
+    """Whether it is one of them; every one is compared."""
+    matches = [hmac.compare_digest(presented, digest) for digest in digests]
+    return any(matches)
 
 
 def _presented(headers: CIMultiDictProxy[str]) -> str:

@@ -17,9 +17,11 @@ MIB = 1024 * 1024
 _METRIC_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _doc(text: str, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    """Metadata of one option: its doc text and its inclusive range."""
-    return {"doc": text, "min": low, "max": high}
+def _doc(
+    text: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Metadata of one option: its doc text and its inclusive range, or the words it allows."""
+    return {"doc": text, "min": low, "max": high, "choices": choices}
 
 
 def is_loopback(host: str) -> bool:
@@ -48,6 +50,12 @@ class ServerSettings:
     api_key_file: str | None = field(
         default=None, metadata=_doc("file with further keys, one a line; blank lines and # comments are ignored")
     )
+    admin_api_keys: list[str] = field(
+        default_factory=list,
+        repr=False,
+        metadata=_doc("keys that also open /admin/...; without any, nobody can use it"),
+    )
+    admin_api_key_file: str | None = field(default=None, metadata=_doc("file with further such keys, one a line"))
     allow_insecure: bool = field(
         default=False, metadata=_doc("allow listening on a non-loopback address without an API key")
     )
@@ -69,6 +77,13 @@ class ServerSettings:
         ),
     )
     access_log: bool = field(default=True, metadata=_doc("log one line per request; prompts and keys are never logged"))
+    log_format: str = field(
+        default="text",
+        metadata=_doc("how log records look: text, or json, one object a line", choices=("text", "json")),
+    )
+    log_file: str | None = field(
+        default=None, metadata=_doc("file for log records instead of stderr; SIGHUP reopens it after a rotation")
+    )
 
     max_body_bytes: int = field(default=32 * MIB, metadata=_doc("largest request body in bytes", 1024, 1024 * MIB))
     max_choices: int = field(
@@ -100,37 +115,49 @@ class ServerSettings:
     sse_keep_alive_s: float = field(
         default=15.0, metadata=_doc("a stream that is silent for this long carries a comment", 0.05, 600)
     )
+    stats_interval_s: float = field(
+        default=10.0, metadata=_doc("how often a busy server logs its throughput; 0 = never", 0, 3600)
+    )
+    stall_timeout_s: float = field(
+        default=300.0,
+        metadata=_doc(
+            "an engine that makes nothing of its work for this long is reported and not ready; longer than any step",
+            0.1,
+            86400,
+        ),
+    )
     shutdown_timeout_s: float = field(
         default=30.0, metadata=_doc("how long running requests may go on after SIGTERM or SIGINT", 0, 3600)
     )
 
     def keys(self) -> list[str]:
-        """All API keys: `api_keys` and the lines of `api_key_file`. Raises ValueError when the file cannot be read."""
-        keys = list(self.api_keys)
-        if self.api_key_file is not None:
-            try:
-                lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"api_key_file {self.api_key_file!r} cannot be read: {error}") from error
-            found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-            if not found:
-                raise ValueError(f"api_key_file {self.api_key_file!r} holds no key")
-            keys += found
-        return keys
+        """Keys for all but /admin: `api_keys` and the lines of `api_key_file`. Raises ValueError when the file cannot be
+        read.
+        """
+        return [*self.api_keys, *_keys_in("api_key_file", self.api_key_file)]
+
+    def admin_keys(self) -> list[str]:
+        """Keys for everything: `admin_api_keys` and the lines of `admin_api_key_file`. Raises ValueError likewise."""
+        return [*self.admin_api_keys, *_keys_in("admin_api_key_file", self.admin_api_key_file)]
 
     def validate(self) -> None:
         """Raises ValueError that lists everything wrong, one problem a line."""
         problems = [text for row in fields(self) if (text := self._range_problem(row.name, row.metadata)) is not None]
         if not _METRIC_PREFIX.fullmatch(self.metrics_prefix):
             problems.append(f"metrics_prefix must be letters, digits and underscores, got {self.metrics_prefix!r}")
-        problems += [f"api_keys must hold non-empty strings, got an entry of {len(key)} characters"
-                     for key in self.api_keys if not key.strip()]  # fmt: skip
+        keys = [("api_keys", key) for key in self.api_keys] + [("admin_api_keys", key) for key in self.admin_api_keys]
+        problems += [f"{name} must hold non-empty strings, got an entry of {len(key)} characters"
+                     for name, key in keys if not key.strip()]  # fmt: skip
         problems += [text for origin in self.cors_origins if (text := _origin_problem(origin)) is not None]
         try:
             has_key = bool(self.keys())
         except ValueError as error:
             problems.append(str(error))
             has_key = True
+        try:
+            self.admin_keys()
+        except ValueError as error:
+            problems.append(str(error))
         if not has_key and not self.allow_insecure and not is_loopback(self.host):
             problems.append(
                 f"host {self.host!r} can be reached from other machines and no API key is set: "
@@ -140,12 +167,28 @@ class ServerSettings:
             raise ValueError("\n".join(problems))
 
     def _range_problem(self, name: str, metadata: Any) -> str | None:
-        value, low, high = getattr(self, name), metadata["min"], metadata["max"]
+        value, low, high, choices = getattr(self, name), metadata["min"], metadata["max"], metadata["choices"]
+        if choices and value not in choices:
+            return f"{name} must be one of {', '.join(choices)}, got {value!r}"
         if low is None and high is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             return f"{name} must be in [{low}, {high}], got {value!r}"
         return None
+
+
+def _keys_in(option: str, file: str | None) -> list[str]:
+    """The keys in the file of an option, if it is set. Raises ValueError when there are none."""
+    if file is None:
+        return []
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{option} {file!r} cannot be read: {error}") from error
+    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not found:
+        raise ValueError(f"{option} {file!r} holds no key")
+    return found
 
 
 def _origin_problem(origin: str) -> str | None:

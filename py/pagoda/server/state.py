@@ -93,6 +93,10 @@ class ServerState:
             )
         if not self.client.is_healthy():
             return ApiError(503, "The engine is not running.", code="engine_unavailable", headers={"Retry-After": "5"})
+        stalled_s = self.client.stalled_seconds()
+        if stalled_s > self.settings.stall_timeout_s:
+            text = f"The engine has not got on for {stalled_s:.0f} seconds."
+            return ApiError(503, text, code="engine_stalled", headers={"Retry-After": "5"})
         return None
 
     def abort_streams(self) -> None:
