@@ -98,6 +98,7 @@ class FakeClient:
         self.impossible = False
         self.started = self.running = self.aborted = self.finished = self.produced = 0
         self.requests: list[tuple[list[int], SamplingParams]] = []
+        self.cache_resets = 0
 
     def is_healthy(self) -> bool:
         """As set by the test."""
@@ -130,6 +131,10 @@ class FakeClient:
     def steps(self) -> list[tuple[float, float, int, int]]:
         """One step."""
         return [(1002.5, 1003.0, 2, 7)]
+
+    def reset_prefix_cache(self) -> None:
+        """Counts the calls."""
+        self.cache_resets += 1
 
     def stalled_seconds(self) -> float:
         """As set by the test."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_client import FakeClient, fake_api, serving
+from fake_client import FakeClient, calling, fake_api, serving
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pagoda.config import DeviceError, InternalError, InvalidArgument, Overloaded
@@ -119,6 +119,18 @@ def test_the_administration_wants_a_key_of_its_own() -> None:
                 assert response.status == 200
             async with session.get("/admin/trace") as response:
                 assert response.status == 401
+
+    asyncio.run(run())
+
+
+def test_the_administration_resets_the_prefix_cache() -> None:
+    async def run() -> None:
+        async with serving(admin_api_keys=["admin-1"]) as (server, client), calling(server) as session:
+            for key, status in (("no", 401), ("admin-1", 200)):
+                assert client.cache_resets == 0
+                async with session.post("/admin/reset_prefix_cache", headers={"x-api-key": key}) as response:
+                    assert response.status == status
+            assert client.cache_resets == 1
 
     asyncio.run(run())
 
