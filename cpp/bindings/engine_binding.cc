@@ -206,6 +206,7 @@ void bind_outputs(py::module_& module) {
       .def_readonly("prompt_logprobs", &Output::prompt_logprobs)
       .def_readonly("stop_token", &Output::stop_token)
       .def_readonly("num_cached_tokens", &Output::num_cached_tokens)
+      .def_readonly("num_prompt_computed", &Output::num_prompt_computed)
       .def_readonly("error", &Output::error)
       .def_property_readonly("finish", [](const Output& output) { return finish_name(output.finish); });
 }

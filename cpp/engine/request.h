@@ -43,9 +43,10 @@ struct Output {
   std::vector<TokenLogprobs> logprobs;         ///< one per token when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  ///< on choice 0's first output: of prompt tokens 1..end, when asked for
   FinishReason finish = FinishReason::none;
-  int32_t stop_token = -1;        ///< the stop or end-of-sequence token that ended it, if one did
-  int32_t num_cached_tokens = 0;  ///< prompt tokens taken from the prefix cache at first scheduling
-  std::string error;              ///< text when finish == error
+  int32_t stop_token = -1;          ///< the stop or end-of-sequence token that ended it, if one did
+  int32_t num_cached_tokens = 0;    ///< prompt tokens taken from the prefix cache at first scheduling
+  int64_t num_prompt_computed = 0;  ///< > 0: nothing but news that so many prompt tokens are computed, fewer than there are
+  std::string error;                ///< text when finish == error
 };
 
 }  // namespace pagoda

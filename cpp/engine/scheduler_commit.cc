@@ -35,6 +35,9 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
     }
     std::ranges::move(got.prompt_logprobs, std::back_inserter(seq.prompt_logprobs));
     if (plan.seqs[i].wants_token) append_token(seq, got, outputs);
+    if (plan.seqs[i].end < seq.num_prompt && seq.choice == 0 && seq.num_output() == 0) {
+      outputs.emplace_back(output_of(seq)).num_prompt_computed = plan.seqs[i].end;
+    }
   }
 }
 

@@ -88,6 +88,7 @@ class Output:
     finish: str | None
     stop_token: int
     num_cached_tokens: int
+    num_prompt_computed: int
     error: str
 
 class Preemption:

@@ -32,7 +32,8 @@ class TokenEvent:
 
     `text` is newly released text; it may be empty while a character or a possible stop string is held back. `logprobs`
     has one dictionary for each of `token_ids`: the chosen token first, then the best alternatives. `prompt_logprobs`
-    comes once, on the first event of choice 0: one entry per prompt token, None for the first.
+    comes once, on the first event of choice 0: one entry per prompt token, None for the first. While a long prompt is
+    computed, events of choice 0 without tokens say in `num_prompt_computed` how far it is.
     """
 
     index: int
@@ -45,6 +46,7 @@ class TokenEvent:
     error: str | None
     prompt_logprobs: list[dict[int, Logprob] | None] | None
     num_cached_tokens: int
+    num_prompt_computed: int | None = None
 
 
 def logprob_dict(token: int, row: Any, tokenizer: Tokenizer | None) -> dict[int, Logprob]:
@@ -132,6 +134,7 @@ class RequestState:
             error=output.error or None,
             prompt_logprobs=self._prompt_logprobs(output.prompt_logprobs),
             num_cached_tokens=output.num_cached_tokens,
+            num_prompt_computed=output.num_prompt_computed or None,
         )
 
     def _logprobs(self, tokens: Sequence[int], rows: Sequence[Any]) -> list[dict[int, Logprob]]:

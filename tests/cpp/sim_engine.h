@@ -52,6 +52,7 @@ struct Transcript {
   int32_t stop_token = -1;
   int32_t num_cached_tokens = 0;
   std::string error;
+  std::vector<int64_t> progress;  // of the prompt
 };
 
 inline bool same(const TokenLogprobs& a, const TokenLogprobs& b) {
@@ -194,6 +195,8 @@ class SimEngine {
       transcript.stop_token = output.stop_token;
       transcript.num_cached_tokens = output.num_cached_tokens;
       transcript.error = output.error;
+      if (output.num_prompt_computed) transcript.progress.push_back(output.num_prompt_computed);
+      EXPECT_TRUE(output.num_prompt_computed == 0 || (output.tokens.empty() && output.finish == FinishReason::none));
     }
   }
 

@@ -99,6 +99,8 @@ class FakeClient:
         self.started = self.running = self.aborted = self.finished = self.produced = 0
         self.requests: list[tuple[list[int], SamplingParams]] = []
         self.cache_resets = 0
+        self.tenants: list[str] = []
+        self.progress: list[int] = []
 
     def is_healthy(self) -> bool:
         """As set by the test."""
@@ -141,12 +143,13 @@ class FakeClient:
         return self.stalled_s
 
     async def generate(
-        self, prompt_token_ids: list[int], params: SamplingParams, request_id: str | None = None
+        self, prompt_token_ids: list[int], params: SamplingParams, request_id: str | None = None, tenant: str = ""
     ) -> AsyncIterator[TokenEvent]:
         """One event a step for each choice, choice 0 first."""
         if self.refusal is not None:
             raise self.refusal
         self.requests.append((prompt_token_ids, params))
+        self.tenants.append(tenant)
         self.started += 1
         self.running += 1
         ended = False
@@ -155,6 +158,9 @@ class FakeClient:
             room = self.max_model_len - len(prompt_token_ids)
             count = room if params.max_tokens is None else params.max_tokens
             states = [""] * params.n
+            for done in self.progress:
+                yield progress_event(done)
+                await asyncio.sleep(self.delay_s)
             for step in range(count):
                 if step:
                     await asyncio.sleep(self.delay_s)
@@ -221,6 +227,11 @@ class FakeClient:
         if params.prompt_logprobs is None:
             return None
         return [None, *(self._logprobs(token, params.prompt_logprobs) for token in prompt[1:])]
+
+
+def progress_event(num_prompt_computed: int) -> TokenEvent:
+    """News of a prompt that is being computed."""
+    return TokenEvent(0, "", [], None, None, None, 1000, None, None, 0, num_prompt_computed)
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,8 @@ def post(path: str, body: dict[str, Any], **settings: Any) -> tuple[int, dict[st
         async with fake_api(FakeClient(max_model_len=64), **settings) as (session, client):
             base = {"prompt": "hi"} if path == COMPLETIONS else {"messages": USER}
             async with session.post(path, json={"max_tokens": 2} | base | body) as response:
-                answer = await response.json()
+                answer = await response.json() if response.content_type == "application/json" else {}
+                await response.read()
             assert client.running == 0
             return response.status, answer, response.headers
 
@@ -94,6 +95,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"stream": True, "stream_options": {"include_usage": 1}}, "stream_options"),
     (CHAT, {"stream": True, "stream_options": []}, "stream_options"),
+    (CHAT, {"stream": True, "stream_options": {"continuous_usage_stats": "yes"}}, "stream_options"),
+    *((CHAT, {"truncate_prompt_tokens": value}, "truncate_prompt_tokens") for value in (0, -2, 1.5, "3", True)),
     *((CHAT, {"timeout_s": value}, "timeout_s") for value in (0, -1, 10**9, "1")),
     *((CHAT, {name: value}, name) for name, value in (("ignore_eos", 1), ("skip_special_tokens", "no"), ("user", 7))),
     (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
@@ -160,7 +163,10 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"stop": []}),
     (CHAT, {"stop": ["x"] * 16}),
     (CHAT, {"response_format": {"type": "text"}, "tools": [], "tool_choice": "auto", "modalities": ["text"]}),
-    (CHAT, {"user": "me", "metadata": {"a": "b"}, "store": False}),
+    (CHAT, {"user": "me", "metadata": {}, "store": False}),
+    *((COMPLETIONS, {"truncate_prompt_tokens": value}) for value in (-1, 1, 3, 10**6, None)),
+    (CHAT, {"messages": [{"role": "developer", "content": "be short"}, *USER]}),
+    (CHAT, {"stream": True, "stream_options": {"include_usage": None, "continuous_usage_stats": True}}),
     (CHAT, {"max_completion_tokens": 2, "max_tokens": 2}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}),
     (CHAT, {"messages": [*USER, {"role": "system", "content": "late"}]}),
@@ -186,10 +192,21 @@ def test_edge_values_are_accepted() -> None:
 
 
 def test_an_unknown_field_gets_a_warning_header_with_a_suggestion() -> None:
-    status, _, headers = post(CHAT, {"temprature": 1, 'x\r\ny"': 1})
+    status, _, headers = post(CHAT, {"temprature": 1, 'x\r\ny"': 1, "é" * 1000: 1})
     assert status == 200
+    assert headers["x-pagoda-ignored"].startswith(r'temprature, "x\r\ny\"", "\u00e9')
+    assert len(headers["x-pagoda-ignored"]) < 200
     assert 'unknown field "temprature" was ignored; did you mean temperature?' in headers["x-pagoda-warning"]
     assert "\r" not in headers["x-pagoda-warning"]
+
+
+def test_a_field_of_openais_bookkeeping_is_named_in_the_headers_and_strict_takes_it() -> None:
+    for strict in (False, True):
+        body = {"service_tier": "priority", "stream": True, "stream_options": {"include_obfuscation": False}}
+        status, _, headers = post(CHAT, body, strict=strict)
+        assert status == 200
+        assert headers["x-pagoda-ignored"] == "service_tier, stream_options.include_obfuscation"
+        assert headers["x-pagoda-warning"].startswith("service_tier has no effect here; ")
 
 
 def test_an_unknown_field_is_refused_when_strict() -> None:

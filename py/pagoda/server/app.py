@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pagoda.server import admin, edge, info, security, timeline
+from pagoda.server import admin, edge, info, messages, requests, responses, security, text, timeline
 from pagoda.server.chat import create_chat_completion
 from pagoda.server.completions import create_completion
 from pagoda.server.settings import ServerSettings
@@ -38,10 +38,15 @@ class Route:
 ROUTES = (
     Route("POST", "/v1/completions", create_completion, inference=True),
     Route("POST", "/v1/chat/completions", create_chat_completion, inference=True),
+    Route("POST", "/v1/responses", responses.create_response, inference=True),
+    Route("POST", "/v1/messages", messages.create_message, inference=True),
+    Route("POST", "/v1/messages/count_tokens", messages.count_tokens),
+    Route("POST", "/v1/chat/completions/render", text.render_chat),
+    Route("POST", "/v1/requests/{id}/abort", requests.abort_request),
     Route("GET", "/v1/models", info.list_models),
     Route("GET", r"/v1/models/{id:.+}", info.get_model),
-    Route("POST", "/tokenize", info.tokenize),
-    Route("POST", "/detokenize", info.detokenize),
+    Route("POST", "/tokenize", text.tokenize),
+    Route("POST", "/detokenize", text.detokenize),
     Route("GET", "/health", info.ready),
     Route("GET", "/health/live", info.live),
     Route("GET", "/health/ready", info.ready),

@@ -1,12 +1,13 @@
 """POST /v1/chat/completions: messages in, an assistant's message out, whole or streamed.
 
-Called by the router. Parsing is in protocol.py, templates in prompts.py, running in generation.py; here is the JSON
-shape.
+Called by the router, and by the adapters of other APIs through run_chat. Parsing is in protocol.py, templates in
+prompts.py, running in generation.py; here is the JSON shape.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -14,19 +15,26 @@ from aiohttp import web
 from pagoda.server import logprobs as lp
 from pagoda.server import prompts as texts
 from pagoda.server.edge import read_json
-from pagoda.server.events import EventStream
-from pagoda.server.generation import Answer, Choice, respond
+from pagoda.server.generation import Answer, Choice, Format, open_stream, respond
 from pagoda.server.protocol import ChatRequest, make_params, parse_chat
 from pagoda.server.state import STATE, ServerState
 
 if TYPE_CHECKING:
     from pagoda.client import TokenEvent
+    from pagoda.config import SamplingParams
 
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Handles POST /v1/chat/completions."""
+    return await run_chat(request, await read_json(request), f"chatcmpl-{uuid.uuid4().hex}", lambda form: form)
+
+
+async def run_chat(
+    request: web.Request, body: Mapping[str, Any], request_id: str, adapt: Callable[[ChatFormat], Format]
+) -> web.StreamResponse:
+    """Answers a chat body under an id, in the form that `adapt` makes of the chat's own. Raises ApiError."""
     state = request.app[STATE]
-    parsed = parse_chat(await read_json(request), state.limits, state.settings.strict)
+    parsed = parse_chat(body, state.limits, state.settings.strict)
     texts.check_model(state, parsed.options.model)
     defaults = state.defaults
     make_params(parsed.sampling, defaults, state.limits.vocab_size)
@@ -35,24 +43,28 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
         state, "messages", [prompt], parsed.sampling.get("max_tokens"), defaults.get("max_tokens")
     )
     params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
-    request_id = f"chatcmpl-{uuid.uuid4().hex}"
-    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id)
-    stream = EventStream(state, [prompt], params, request_id, parsed.options.timeout_s)
-    return await respond(request, state, stream, parsed.options, form)
+    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id, params)
+    stream = open_stream(request, state, [prompt], params, request_id, parsed.options)
+    return await respond(request, state, stream, parsed.options, adapt(form))
 
 
-class ChatFormat:
+class ChatFormat(Format):
     """JSON of chat completions. A stream opens with one role chunk for each choice."""
 
-    def __init__(self, state: ServerState, request: ChatRequest, answer: Answer, request_id: str) -> None:
+    def __init__(
+        self, state: ServerState, request: ChatRequest, answer: Answer, request_id: str, params: SamplingParams
+    ) -> None:
         self.answer = answer
+        self.params = params
+        self.created = state.now()
         self._request = request
         self._tokenizer = state.client.tokenizer
+        self.model = request.options.model or state.client.model_name
         self._head = {
             "id": request_id,
             "object": "chat.completion.chunk" if request.options.stream else "chat.completion",
-            "created": state.now(),
-            "model": state.client.model_name,
+            "created": self.created,
+            "model": self.model,
             "system_fingerprint": state.fingerprint,
         }
 

@@ -14,8 +14,7 @@ from aiohttp import web
 from pagoda.server import logprobs as lp
 from pagoda.server import prompts as texts
 from pagoda.server.edge import read_json
-from pagoda.server.events import EventStream
-from pagoda.server.generation import Answer, Choice, respond
+from pagoda.server.generation import Answer, Choice, Format, open_stream, respond
 from pagoda.server.protocol import CompletionRequest, make_params, parse_completion
 from pagoda.server.state import STATE, ServerState
 
@@ -38,11 +37,11 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
     request_id = f"cmpl-{uuid.uuid4().hex}"
     form = CompletionFormat(state, parsed, Answer(prompts, params.n, echo_only), request_id, echo_only)
-    stream = EventStream(state, prompts, params, request_id, parsed.options.timeout_s)
+    stream = open_stream(request, state, prompts, params, request_id, parsed.options)
     return await respond(request, state, stream, parsed.options, form)
 
 
-class CompletionFormat:
+class CompletionFormat(Format):
     """JSON of completions. With echo, the prompt's text and logprobs come before each choice's own.
 
     `echo_only` (max_tokens 0) runs one token through the engine for the prompt's logprobs and reports none of it.
@@ -62,7 +61,7 @@ class CompletionFormat:
             "id": request_id,
             "object": "text_completion",
             "created": state.now(),
-            "model": state.client.model_name,
+            "model": request.options.model or state.client.model_name,
             "system_fingerprint": state.fingerprint,
         }
 

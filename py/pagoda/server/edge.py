@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from pagoda.server import security
+from pagoda.server.anthropic_error import anthropic_body
 from pagoda.server.errors import ApiError, from_exception, internal_error
 from pagoda.server.json_body import read_object
 from pagoda.server.state import STATE, ServerState
@@ -107,7 +108,8 @@ def _admit(request: web.Request, state: ServerState, inference: bool) -> web.Res
 
 def _refuse(request: web.Request, error: ApiError) -> web.Response:
     request[OUTCOME] = error.code or f"status_{error.status}"
-    return error.response()
+    is_anthropic = request.path == "/v1/messages" or request.path.startswith("/v1/messages/")
+    return error.response(body=anthropic_body(error) if is_anthropic else None)
 
 
 def _from_http(error: web.HTTPException, request: web.Request) -> ApiError:

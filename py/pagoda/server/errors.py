@@ -65,12 +65,12 @@ class ApiError(Exception):
             }
         }
 
-    def response(self, request_id: str | None = None) -> web.Response:
-        """The complete HTTP response."""
+    def response(self, request_id: str | None = None, body: dict[str, Any] | None = None) -> web.Response:
+        """The complete HTTP response; `body` stands for body() where an API has another shape."""
         headers = {**self.headers, "Server": "pagoda"}
         if request_id is not None:
             headers["x-request-id"] = request_id
-        text = json.dumps(self.body(), ensure_ascii=True)
+        text = json.dumps(body or self.body(), ensure_ascii=True)
         response = web.Response(status=self.status, text=text, content_type="application/json", headers=headers)
         if self.close:
             response.force_close()
@@ -123,9 +123,8 @@ def from_exception(error: BaseException) -> ApiError | None:
     if isinstance(error, InvalidArgument):
         return ApiError(400, str(error), param=leading_name(str(error)), code="invalid_value")
     if isinstance(error, Overloaded):
-        return ApiError(
-            429, str(error), code="overloaded", headers={"Retry-After": str(math.ceil(error.retry_after_s))}
-        )
+        seconds = math.ceil(getattr(error, "retry_after_s", 1))  # an Overloaded of Python's has none
+        return ApiError(429, str(error), code="overloaded", headers={"Retry-After": str(seconds)})
     if isinstance(error, DeviceError):
         return ApiError(503, "The engine has stopped after a device error.", code="engine_unavailable")
     if isinstance(error, InternalError):

@@ -1,8 +1,7 @@
 """EventStream: the merged token events of all prompts of one HTTP request.
 
 Owns one pump task for each prompt; closing the stream leaves the engine's iterators and so aborts what still runs.
-Also owns the request's deadline and the abort at the end of a drain. Used by completions.py and chat.py through
-generation.py.
+Also owns the request's deadline and its abort from outside. Made by generation.py.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +29,19 @@ _ABORTED = object()
 Item = tuple[int, TokenEvent] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose request it is and what it is called.
+
+    `ids`: the names under which it can be aborted, that of its answer first. `caller`: who sent it, "" when callers are
+    not told apart. `tenant`: on whose behalf it runs, for the scheduling policy "fair".
+    """
+
+    ids: tuple[str, ...]
+    caller: str = ""
+    tenant: str = ""
+
+
 class EventStream:
     """Use as `async with`; iterate `events()` once.
 
@@ -41,13 +54,14 @@ class EventStream:
         state: ServerState,
         prompts: Sequence[list[int]],
         params: SamplingParams,
-        request_id: str,
+        identity: Identity,
         timeout_s: float | None = None,
     ) -> None:
+        self.identity = identity
         self._state = state
         self._prompts = prompts
         self._params = params
-        self._request_id = request_id
+        self._request_id = identity.ids[0]
         self._timeout_s = state.settings.request_timeout_s if timeout_s is None else timeout_s
         self._queue: asyncio.Queue[Any] = asyncio.Queue(_MAX_QUEUED_EVENTS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -121,7 +135,9 @@ class EventStream:
         """Moves one prompt's events into the queue; whatever ends the task also leaves the engine's iterator."""
         outcome: Any = _FINISHED
         try:
-            events = self._state.client.generate(prompt, self._params, f"{self._request_id}-{index}")
+            events = self._state.client.generate(
+                prompt, self._params, f"{self._request_id}-{index}", self.identity.tenant
+            )
             try:
                 async for event in events:
                     await self._queue.put((index, event))

@@ -7,15 +7,16 @@ shape of an endpoint.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import web
 
-from pagoda.server.edge import OUTCOME
+from pagoda.server.edge import KEYS, OUTCOME, REQUEST_ID
 from pagoda.server.errors import ApiError, internal_error
-from pagoda.server.events import EventStream, Item
+from pagoda.server.events import EventStream, Identity, Item
 from pagoda.server.protocol import Options
 from pagoda.server.sse import SseWriter
 from pagoda.server.state import ServerState
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pagoda.client import Logprob, TokenEvent
+    from pagoda.config import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -100,22 +102,50 @@ class Answer:
         return {"usage": self.usage() if options.continuous_usage else None}
 
 
-class Format(Protocol):
-    """How one endpoint writes its answer."""
+class Format(ABC):
+    """How one endpoint writes its answer.
+
+    `named_events`: the events of a stream begin with their names. `ping`: the event of a silent stream, None for a
+    comment.
+    """
 
     answer: Answer
+    named_events = False
+    ping: ClassVar[Mapping[str, Any] | None] = None
 
+    @abstractmethod
     def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
 
+    @abstractmethod
     def chunks(self, prompt: int, event: TokenEvent) -> list[dict[str, Any]]:
         """The stream chunks for one event, which this call takes into the answer."""
 
+    @abstractmethod
     def opening(self) -> list[dict[str, Any]]:
         """The chunks before the first event."""
 
+    @abstractmethod
     def closing(self) -> list[dict[str, Any]]:
         """The chunks after the last event."""
+
+    def failure(self, error: ApiError) -> list[dict[str, Any]]:
+        """The last chunks of a stream that fails."""
+        return [error.body()]
+
+
+def open_stream(
+    request: web.Request,
+    state: ServerState,
+    prompts: Sequence[list[int]],
+    params: SamplingParams,
+    answer_id: str,
+    options: Options,
+) -> EventStream:
+    """The events of a request for its prompts, in the name of whoever sent it."""
+    caller = request.app[KEYS].caller(request.headers)
+    identity = Identity((answer_id, request[REQUEST_ID]), caller, caller or options.user)
+    return EventStream(state, prompts, params, identity, options.timeout_s)
 
 
 async def respond(
@@ -127,7 +157,7 @@ async def respond(
         if options.stream:
             return await _respond_stream(request, state, stream, form, headers)
         async for item in stream.events():
-            if item is not None:
+            if item is not None and item[1].num_prompt_computed is None:
                 form.answer.add(*item, keep_logprobs=True)
     request[OUTCOME] = outcome(form.answer)
     return web.json_response(form.whole(), headers=headers)
@@ -145,7 +175,7 @@ async def _respond_stream(
     settings = state.settings
     events = stream.events(settings.sse_keep_alive_s)
     first = await anext(events)
-    writer = SseWriter(request, settings.write_timeout_s, headers)
+    writer = SseWriter(request, settings.write_timeout_s, headers, form.named_events)
     try:
         await writer.start()
         await writer.send(*form.opening())
@@ -157,13 +187,13 @@ async def _respond_stream(
             request[OUTCOME] = outcome(form.answer)
         except ApiError as error:
             request[OUTCOME] = error.code or "error"
-            await writer.send(error.body())
+            await writer.send(*form.failure(error))
         except ConnectionError:
             raise
         except Exception:
             logger.exception("a stream failed")
             request[OUTCOME] = "internal_error"
-            await writer.send(internal_error().body())
+            await writer.send(*form.failure(internal_error()))
         await writer.done()
     except ConnectionError:
         request[OUTCOME] = "client_disconnect"
@@ -173,8 +203,14 @@ async def _respond_stream(
 
 
 async def _send_item(writer: SseWriter, form: Format, item: Item) -> None:
-    if item is None:
-        await writer.comment()
+    """Writes what an event makes. While a prompt is computed, comments say how far it is."""
+    if item is None and form.ping is not None:
+        await writer.send(form.ping)
+    elif item is None:
+        await writer.comment("keep-alive")
+    elif item[1].num_prompt_computed is not None:
+        prompt, event = item
+        await writer.comment(f"prefill {event.num_prompt_computed}/{len(form.answer.prompts[prompt])}")
     else:
         await writer.send(*form.chunks(*item))
 

@@ -35,8 +35,8 @@ def require_tokenizer(state: ServerState) -> Tokenizer:
 
 
 def check_model(state: ServerState, model: str | None) -> None:
-    """Raises 404 when the request names another model than the one served."""
-    if model is not None and model != state.client.model_name:
+    """Raises 404 when the request names another model than the one served under its names."""
+    if model is not None and model not in state.model_names:
         text = f"The model {model[:64]!r} does not exist; this server has {state.client.model_name!r}."
         raise ApiError(404, text, param="model", code="model_not_found")
 
@@ -89,6 +89,7 @@ async def render_chat(state: ServerState, messages: list[dict[str, Any]], **opti
     tokenizer, template = require_tokenizer(state), state.client.chat_template
     if template is None:
         raise invalid("messages", "this model has no chat template; use /v1/completions", "no_chat_template")
+    messages = _with_known_roles(messages, template.source_for(options.get("tools")))
     await refuse_oversized(state, "messages", [part for message in messages for part in _texts(message["content"])])
     try:
         ids = await state.run_in_worker(encode_chat, tokenizer, template, messages, **options)
@@ -97,6 +98,13 @@ async def render_chat(state: ServerState, messages: list[dict[str, Any]], **opti
     if not ids:
         raise invalid("messages", "the chat template made an empty prompt", "template_error")
     return ids
+
+
+def _with_known_roles(messages: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """`developer` is OpenAI's later name of `system`; a template that does not know it gets the old one."""
+    if "developer" in source:
+        return messages
+    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
 
 
 def _texts(content: str | list[dict[str, str]]) -> list[str]:

@@ -77,10 +77,16 @@ CHAT_ONLY: dict[str, Kind] = {
     "chat_template_kwargs": kinds.any_object,
 }
 
-#: Accepted without effect, which the answer's headers say: they label a request for OpenAI's own bookkeeping.
-IGNORED = frozenset(
-    {"metadata", "service_tier", "safety_identifier", "store", "prompt_cache_key", "parallel_tool_calls"}
-)
+#: Accepted without effect, which the answer's headers say unless the value asks for nothing: they label a request for
+#: OpenAI's own bookkeeping.
+IGNORED: dict[str, tuple[Any, ...]] = {
+    "metadata": ({},),
+    "service_tier": (),
+    "safety_identifier": (),
+    "store": (False,),
+    "prompt_cache_key": (),
+    "parallel_tool_calls": (True,),
+}
 
 #: Known fields that this server does not serve, with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -122,6 +128,7 @@ RESERVED_TEMPLATE_KWARGS = RESERVED | {"tokenizer", "template", "documents", "ra
 
 #: A response names at most this many fields that had no effect.
 MAX_WARNINGS = 5
+MAX_PLAIN_CHARS = 64
 
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 
@@ -136,7 +143,7 @@ class Ignored:
     def add(self, name: str, warning: str) -> None:
         """Notes a field."""
         if len(self.names) < MAX_WARNINGS:
-            self.names.append(name if name.isascii() and name.replace(".", "_").isidentifier() else show(name))
+            self.names.append(name if _is_plain(name) else show(name))
             self.warnings.append(warning)
 
     def headers(self) -> dict[str, str]:
@@ -319,7 +326,8 @@ def _check_fields(
         if value is None:
             continue
         if name in IGNORED:
-            ignored.add(name, f"{name} has no effect here")
+            if value not in IGNORED[name]:
+                ignored.add(name, f"{name} has no effect here")
         elif name in table:
             values[name] = table[name](name, value, limits)
         elif name in UNSUPPORTED:
@@ -333,6 +341,11 @@ def _check_fields(
                 raise invalid(name[:64], f"unknown field {show(name)}{hint}", "unknown_parameter")
             ignored.add(name, f"unknown field {show(name)} was ignored{hint}")
     return values, ignored
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a field's name can stand in a header as it is."""
+    return len(name) <= MAX_PLAIN_CHARS and name.isascii() and name.replace(".", "_").isidentifier()
 
 
 def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,14 +44,22 @@ class KeyCheck:
         presented = _digest(_presented(headers))
         return _is_any(presented, [*self._digests, *self._admin_digests])
 
+    def caller(self, headers: CIMultiDictProxy[str]) -> str:
+        """A name for the key that a request presents; "" when none is required. Tells nothing of the key."""
+        return f"key-{_digest(_presented(headers)).hex()[:16]}" if self.required else ""
+
     def check(self, headers: CIMultiDictProxy[str]) -> None:
         """Raises 401 without an acceptable key, when one is required."""
         if self.required and not self.accepts(headers):
             raise _unauthorized()
 
+    def is_admin(self, headers: CIMultiDictProxy[str]) -> bool:
+        """Whether a request presents a key of the scope admin."""
+        return _is_any(_digest(_presented(headers)), self._admin_digests)
+
     def check_admin(self, headers: CIMultiDictProxy[str]) -> None:
         """Raises 401 without an acceptable key, 403 for one of inference alone, and when no admin key is configured."""
-        if _is_any(_digest(_presented(headers)), self._admin_digests):
+        if self.is_admin(headers):
             return
         self.check(headers)
         if not self._admin_digests:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 MIB = 1024 * 1024
 _METRIC_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAX_NAME_CHARS = 512
 
 
 def _doc(
@@ -85,6 +86,10 @@ class ServerSettings:
         default=None, metadata=_doc("file for log records instead of stderr; SIGHUP reopens it after a rotation")
     )
 
+    served_model_names: list[str] = field(
+        default_factory=list, metadata=_doc("further names under which requests may ask for the model")
+    )
+
     max_body_bytes: int = field(default=32 * MIB, metadata=_doc("largest request body in bytes", 1024, 1024 * MIB))
     max_choices: int = field(
         default=128, metadata=_doc("largest number of choices (prompts x n) of one request", 1, 65536)
@@ -148,6 +153,8 @@ class ServerSettings:
         keys = [("api_keys", key) for key in self.api_keys] + [("admin_api_keys", key) for key in self.admin_api_keys]
         problems += [f"{name} must hold non-empty strings, got an entry of {len(key)} characters"
                      for name, key in keys if not key.strip()]  # fmt: skip
+        problems += [f"served_model_names must hold names of 1 to {MAX_NAME_CHARS} characters, got one of {len(name)}"
+                     for name in self.served_model_names if not 0 < len(name) <= MAX_NAME_CHARS]  # fmt: skip
         problems += [text for origin in self.cors_origins if (text := _origin_problem(origin)) is not None]
         try:
             has_key = bool(self.keys())

@@ -16,17 +16,22 @@ from aiohttp import web
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
-def frame(data: Mapping[str, Any]) -> bytes:
-    """One event: `data: {...}` and an empty line."""
+def frame(data: Mapping[str, Any], named: bool = False) -> bytes:
+    """One event: `data: {...}` and an empty line. A named one begins with `event: ` and its field `type`."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return f"data: {text if text.isascii() else text.translate(_LINE_ENDS)}\n\n".encode()
+    name = f"event: {data['type']}\n" if named else ""
+    return f"{name}data: {text if text.isascii() else text.translate(_LINE_ENDS)}\n\n".encode()
 
 
 class SseWriter:
     """Writes one stream. Every method raises ConnectionError when the client is gone or too slow."""
 
-    def __init__(self, request: web.Request, write_timeout_s: float, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, request: web.Request, write_timeout_s: float, headers: Mapping[str, str], named: bool = False
+    ) -> None:
+        """`named`: events carry their names, and the end needs no word."""
         self._request = request
+        self._named = named
         self._timeout_s = write_timeout_s
         self.response = web.StreamResponse(
             headers={
@@ -44,15 +49,16 @@ class SseWriter:
     async def send(self, *events: Mapping[str, Any]) -> None:
         """Sends events in one write."""
         if events:
-            await self._write(b"".join(frame(event) for event in events))
+            await self._write(b"".join(frame(event, self._named) for event in events))
 
-    async def comment(self) -> None:
+    async def comment(self, text: str) -> None:
         """Sends a comment, which clients skip: it keeps proxies from closing a silent stream."""
-        await self._write(b": keep-alive\n\n")
+        await self._write(f": {text}\n\n".encode())
 
     async def done(self) -> None:
-        """Ends the stream with `data: [DONE]`."""
-        await self._write(b"data: [DONE]\n\n")
+        """Ends the stream; one whose events have no names with `data: [DONE]`."""
+        if not self._named:
+            await self._write(b"data: [DONE]\n\n")
         await self._bounded(self.response.write_eof())
 
     async def _write(self, data: bytes) -> None:

@@ -50,6 +50,7 @@ class ServerState:
         self.settings = settings
         self.metrics = Metrics(client, settings.metrics_prefix)
         self.defaults: dict[str, Any] = {**client.default_params, **(sampling or {})}
+        self.model_names = tuple(dict.fromkeys([client.model_name, *settings.served_model_names]))
         self.version = package_version()
         self.created = self.now()
         identity = f"{self.version}/{client.model_name}/{client.max_model_len}/{client.vocab_size}"
@@ -98,6 +99,15 @@ class ServerState:
             text = f"The engine has not got on for {stalled_s:.0f} seconds."
             return ApiError(503, text, code="engine_stalled", headers={"Retry-After": "5"})
         return None
+
+    def abort_request(self, request_id: str, caller: str | None) -> int:
+        """Ends that caller's requests of this id (None: anybody's) with finish reason `abort`; how many there were."""
+        found = [
+            stream for stream in self.streams if request_id in stream.identity.ids and caller in (None, stream.identity.caller)
+        ]
+        for stream in found:
+            stream.abort()
+        return len(found)
 
     def abort_streams(self) -> None:
         """Ends every request that runs, or starts from now on, with finish reason `abort`."""
