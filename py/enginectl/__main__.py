@@ -18,6 +18,7 @@ COMMANDS = {
     "serve": "start the OpenAI-compatible HTTP server",
     "chat": "talk to a model in the terminal",
     "complete": "continue one prompt",
+    "run-batch": "answer a file of requests in OpenAI's batch format",
     "pull": "fetch a model into the cache",
     "models": "list, inspect, verify and remove models",
     "convert": "write a model as a GGUF file or as safetensors, in another weight format",
@@ -65,7 +66,7 @@ def _dispatch(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
         return fail(f"unknown command '{name}'; {hint}")
-    command = importlib.import_module(f"enginectl.{name}")
+    command = importlib.import_module(f"enginectl.{name.replace('-', '_')}")
     parser = CommandParser(prog=f"enginectl {name}", description=command.__doc__)
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
@@ -80,7 +81,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items())
     more = "`enginectl COMMAND --help` lists a command's options."
     return f"usage: enginectl COMMAND [options]\n\ncommands:\n{rows}\n\n{more}"
 

@@ -164,3 +164,28 @@ def test_help_lists_the_commands_and_every_command_has_help() -> None:
     for command in ("serve", "chat", "complete", "pull", "plan", "doctor", "config"):
         assert command in overview
     assert "--max-num-batched-tokens" in enginectl("plan", "--help").stdout
+
+
+def test_a_batch_is_answered_as_the_server_would(talking: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    body = {"prompt": "The quick", "temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    entries = [{"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body} for i in range(5)]
+    source.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    done = enginectl("run-batch", str(talking), str(source), str(target), *SMALL)
+    assert "5 answers" in done.stderr
+    assert done.stdout == ""
+    answers = [json.loads(line)["response"]["body"]["choices"][0]["text"] for line in target.read_text().splitlines()]
+    with LLM(str(talking), num_kv_blocks=32) as llm:
+        params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+        assert answers == [llm.generate("The quick", params, use_tqdm=False)[0].outputs[0].text] * 5
+
+
+def test_a_prompt_is_traced_offline(talking: Path, tmp_path: Path) -> None:
+    out = tmp_path / "trace.json"
+    enginectl("trace", str(talking), "The quick", "--max-tokens", "4", "--ignore-eos", "--out", str(out), *SMALL)
+    events = json.loads(out.read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    assert [event["name"] for event in spans if event["pid"] == 2] == ["queued", "prefill", "decode"]
+    assert spans[-1]["args"] == {"reason": "length", "tokens": 4}
+    assert sum(event["name"] == "step" for event in spans) == 4
+    assert all(event["dur"] >= 0 for event in spans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -350,6 +351,23 @@ def test_a_waiting_client_that_leaves_frees_its_place(server: Running, model: st
     with pytest.raises(openai.APITimeoutError):
         impatient.completions.create(model=model, prompt="x", max_tokens=900, n=8, extra_body={"ignore_eos": True})
     wait_for(lambda: server.metric(RUNNING) == 0, 10)
+
+
+def test_a_request_has_a_timeline_and_is_measured(server: Running, model: str) -> None:
+    first_tokens = f'vllm:time_to_first_token_seconds_count{{engine="0",model_name="{model}"}}'
+    before = server.metric(first_tokens)
+    answer = server.client.completions.create(
+        model=model, prompt=["a b c", "d e f"], n=2, max_tokens=3, extra_body={"ignore_eos": True}
+    )
+    choices = json.loads(server.get(f"/v1/requests/{answer.id}/timeline"))["choices"]
+    assert sorted((choice["prompt"], choice["index"]) for choice in choices) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for choice in choices:
+        events = choice["events"]
+        assert (events[0]["event"], events[-1]["event"]) == ("queued", "finished")
+        assert (events[-1]["reason"], events[-1]["end"]) == ("length", 3)
+        assert [event["offset_s"] for event in events] == sorted(event["offset_s"] for event in events)
+        assert abs(events[0]["time"] - time.time()) < 60
+    assert server.metric(first_tokens) == before + 4
 
 
 def test_sigterm_lets_a_stream_end_and_exits_with_zero(tmp_path: Path) -> None:

@@ -136,9 +136,7 @@ class ServerSettings:
     )
 
     def keys(self) -> list[str]:
-        """Keys for all but /admin: `api_keys` and the lines of `api_key_file`. Raises ValueError when the file cannot be
-        read.
-        """
+        """Keys for all but /admin: `api_keys` and the lines of `api_key_file`. Raises ValueError without that file."""
         return [*self.api_keys, *_keys_in("api_key_file", self.api_key_file)]
 
     def admin_keys(self) -> list[str]:
