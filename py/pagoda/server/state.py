@@ -102,9 +102,8 @@ class ServerState:
 
     def abort_request(self, request_id: str, caller: str | None) -> int:
         """Ends that caller's requests of this id (None: anybody's) with finish reason `abort`; how many there were."""
-        found = [
-            stream for stream in self.streams if request_id in stream.identity.ids and caller in (None, stream.identity.caller)
-        ]
+        mine = [stream for stream in self.streams if caller in (None, stream.identity.caller)]
+        found = [stream for stream in mine if request_id in stream.identity.ids]
         for stream in found:
             stream.abort()
         return len(found)
