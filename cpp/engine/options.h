@@ -84,7 +84,8 @@ constexpr auto EngineOptions::fields() {
             "auto = "
             "what is measured to be faster"),
       field("swap_space", &O::swap_space, Range::closed(0, 65536),
-            "GiB of host memory for the blocks of preempted sequences; 0 = off; unset = 4 on a GPU, 0 on the CPU"),
+            "GiB of host memory for the blocks of preempted sequences; 0 = off; unset = 4 on a GPU, on the CPU only "
+            "with preemption_mode swap"),
       field("watermark", &O::watermark, Range::closed(0, 1),
             "share of the KV blocks that stays free when a sequence starts beside others"),
       field("long_prefill_token_threshold", &O::long_prefill_token_threshold, Range::at_least(1),

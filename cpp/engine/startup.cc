@@ -9,12 +9,12 @@
 namespace pagoda {
 namespace {
 
-/// Without the option a GPU gets 4 GiB of the host, or a quarter of what is free there.
-size_t swap_bytes(const EngineOptions& options, size_t host_available) {
+/// Without a size a GPU gets 4 GiB of the host or a quarter of what is free there, and so does a CPU that is told to swap.
+size_t swap_bytes(const EngineOptions& options, bool is_cpu, size_t host_available) {
   constexpr double kGib = 1 << 30;
   if (options.preemption_mode == "recompute") return 0;
   if (options.swap_space) return static_cast<size_t>(*options.swap_space * kGib);
-  return std::min(size_t{4} << 30, host_available / 4);
+  return is_cpu && options.preemption_mode != "swap" ? 0 : std::min(size_t{4} << 30, host_available / 4);
 }
 
 MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, const DeviceChoice& choice,
@@ -29,8 +29,9 @@ MemoryPlan plan(const Checkpoint& checkpoint, const EngineOptions& options, cons
   request.kv_cache_memory = options.kv_cache_memory;
   request.num_kv_blocks = options.num_kv_blocks;
   request.max_model_len = options.max_model_len;
-  request.host_available = choice.is_cpu() ? 0 : cpu_device_info({}).available_bytes;
-  request.swap_bytes = swap_bytes(options, request.host_available);
+  const size_t host_available = cpu_device_info({}).available_bytes;
+  if (!choice.is_cpu()) request.host_available = host_available;
+  request.swap_bytes = swap_bytes(options, choice.is_cpu(), host_available);
   request.kv_dtype = choice.kv_dtype(options.kv_cache_dtype);
   request.block_size = static_cast<int>(options.block_size);
   request.max_num_seqs = options.max_num_seqs;
