@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -169,7 +170,7 @@ class PyEngine {
               std::vector<std::vector<int32_t>> bad_words, std::string tenant) {
     std::vector<int64_t> given;
     from_python("prompt", prompt, given);
-    engine().submit({std::move(id), token_ids(given), params, std::move(bad_words), std::move(tenant)});
+    engine().submit({std::move(id), token_ids(given), params, std::move(bad_words), std::move(tenant), {}, nullptr});
   }
 
   Engine& engine() { return *started_.engine; }
@@ -211,6 +212,26 @@ void bind_outputs(py::module_& module) {
       .def_property_readonly("finish", [](const Output& output) { return finish_name(output.finish); });
 }
 
+void bind_masks(py::module_& module) {
+  py::class_<MaskJob>(module, "MaskJob", "A token of a guided sequence, whose mask is wanted.")
+      .def_property_readonly("request_id", &MaskJob::request_id)
+      .def_property_readonly("choice", &MaskJob::choice)
+      .def_property_readonly(
+          "token", [](const MaskJob& job) { return job.token() < 0 ? std::nullopt : std::optional<int32_t>(job.token()); },
+          "The sequence's newest token; None before the first.")
+      .def_property_readonly(
+          "closed", [](const MaskJob& job) { return job.token() == TokenMask::kClosed; },
+          "The sequence has ended; there is nothing to answer.")
+      .def_property_readonly(
+          "address", [](const MaskJob& job) { return reinterpret_cast<uintptr_t>(job.words().data()); },
+          "Where the mask is to be written, as long as this object lives: bit t of 32-bit word t / 32 allows token t.")
+      .def_property_readonly("size_bytes", [](const MaskJob& job) { return job.words().size_bytes(); })
+      .def(
+          "finish", [](const MaskJob& job, bool ended, std::string error) { job.finish(ended, std::move(error)); },
+          py::arg("ended") = false, py::arg("error") = "",
+          "Answers: the mask is written, or the output is complete, or failed.");
+}
+
 void bind_preemptions(py::module_& module) {
   using Notice = PreemptionNotice;
   py::class_<Notice>(module, "Preemption", "A sequence lost its KV blocks.")
@@ -231,6 +252,7 @@ void bind_preemptions(py::module_& module) {
 void bind_engine(py::module_& module) {
   bind_outputs(module);
   bind_preemptions(module);
+  bind_masks(module);
   module.attr("STATS_FIELDS") = stats_rows();
   module.def(
       "plan_memory",
@@ -255,6 +277,11 @@ void bind_engine(py::module_& module) {
       .def(
           "wait", [](PyEngine& self, int timeout_ms) { return self.engine().wait(timeout_ms); }, py::arg("timeout_ms"),
           py::call_guard<py::gil_scoped_release>(), "Outputs since the last call, after waiting at most this long for one.")
+      .def(
+          "take_mask_jobs",
+          [](PyEngine& self, size_t most, int timeout_ms) { return self.engine().masks().take(most, timeout_ms); },
+          py::arg("most"), py::arg("timeout_ms"), py::call_guard<py::gil_scoped_release>(),
+          "Tokens whose masks are wanted, after waiting at most this long for one. None once the engine has ended.")
       .def("stats", [](PyEngine& self) { return stats_dict(self.engine().stats(), false); })
       .def("histograms", [](PyEngine& self) { return stats_dict(self.engine().stats(), true); })
       .def(

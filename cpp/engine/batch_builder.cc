@@ -137,6 +137,7 @@ void BatchBuilder::fill_padding(int32_t token) {
 void BatchBuilder::fill_rows(const StepPlan& plan) {
   samples_.clear();
   errors_.resize(plan.seqs.size());
+  ended_.assign(plan.seqs.size(), false);
   for (size_t i = 0; i < plan.seqs.size(); ++i) {
     const PlannedSeq& planned = plan.seqs[i];
     const Sequence& seq = *planned.seq;
@@ -147,6 +148,32 @@ void BatchBuilder::fill_rows(const StepPlan& plan) {
     }
     if (planned.wants_token) add_sample(planned, errors_[i]);
   }
+}
+
+void BatchBuilder::add_masks(const StepPlan& plan, std::chrono::steady_clock::time_point deadline) {
+  size_t row = 0;
+  for (size_t i = 0; i < plan.seqs.size(); ++i) {
+    const PlannedSeq& planned = plan.seqs[i];
+    row += static_cast<size_t>(planned.rows_end - planned.rows_begin);
+    if (!planned.wants_token) continue;
+    SampleRow& draw = samples_.rows[row++];
+    if (!planned.seq->mask || !errors_[i].empty()) continue;
+    const TokenMask::State state = planned.seq->mask->wait(deadline);
+    ended_[i] = state == TokenMask::State::ended;
+    if (state == TokenMask::State::failed) errors_[i] = planned.seq->mask->error();
+    if (state == TokenMask::State::ready) add_mask(draw, planned.seq->mask->words());
+  }
+}
+
+/// Allows what the words allow and the row allowed before.
+void BatchBuilder::add_mask(SampleRow& row, std::span<const uint32_t> words) {
+  if (row.mask < 0) {
+    row.mask = static_cast<int32_t>(samples_.masks.size() / words.size());
+    samples_.masks.insert(samples_.masks.end(), words.begin(), words.end());
+    return;
+  }
+  uint32_t* own = samples_.masks.data() + static_cast<size_t>(row.mask) * words.size();
+  for (size_t i = 0; i < words.size(); ++i) own[i] &= words[i];
 }
 
 void BatchBuilder::add_sample(const PlannedSeq& planned, std::string& error) {

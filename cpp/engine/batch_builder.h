@@ -2,6 +2,7 @@
 // rows. Owns the buffers and reuses them from step to step. Called by the runner.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -27,6 +28,9 @@ class BatchBuilder {
   /// Fills everything for `plan`; all spans below are valid until the next call. A sequence whose sampling row cannot be made
   /// keeps its place in the batch, because others may share the keys and values it computes, and gets an error.
   void build(const StepPlan& plan);
+  /// Puts the token masks of those sequences that have one into samples(), after waiting for them until `deadline`. A sequence
+  /// without an answer gets an error.
+  void add_masks(const StepPlan& plan, std::chrono::steady_clock::time_point deadline);
 
   /// The index arrays, contiguous in the order of Batch, to be uploaded at once.
   std::span<const int32_t> host() const { return host_; }
@@ -37,6 +41,8 @@ class BatchBuilder {
   uint64_t shape_key() const { return shape_key_; }
   /// Per planned sequence the error that its sampling row met, mostly empty.
   const std::vector<std::string>& errors() const { return errors_; }
+  /// Per planned sequence whether its mask said that it was complete already.
+  const std::vector<bool>& ended() const { return ended_; }
 
  private:
   void measure(const StepPlan& plan);
@@ -45,6 +51,7 @@ class BatchBuilder {
   void fill_indices(const StepPlan& plan);
   void fill_rows(const StepPlan& plan);
   void add_sample(const PlannedSeq& planned, std::string& error);
+  void add_mask(SampleRow& row, std::span<const uint32_t> words);
 
   Limits limits_;
   std::vector<int32_t> eos_tokens_;
@@ -56,6 +63,7 @@ class BatchBuilder {
   std::vector<int32_t> host_;
   SampleBatch samples_;
   std::vector<std::string> errors_;
+  std::vector<bool> ended_;
 };
 
 }  // namespace pagoda

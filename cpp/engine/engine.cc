@@ -46,6 +46,7 @@ Engine::Engine(const EngineOptions& options, EngineParts parts)
     : limits_((options.validate(),
                make_limits(options, parts.model->vocab_size(), parts.max_model_len, parts.num_blocks, parts.num_swap_blocks))),
       parts_(std::move(parts)),
+      masks_(std::make_shared<MaskExchange>(limits_.vocab_size)),
       kv_manager_(limits_.num_blocks, static_cast<int>(limits_.block_size), options.prefix_cache),
       kv_cache_(parts_.backend.get(), parts_.model->kv_shape(), parts_.kv_dtype, static_cast<int>(limits_.block_size),
                 limits_.num_blocks, limits_.num_swap_blocks),
@@ -55,6 +56,8 @@ Engine::Engine(const EngineOptions& options, EngineParts parts)
       trace_log_(options.num_traced_seqs) {
   require(limits_.max_model_len >= 2, "max_model_len must be at least 2 (one prompt and one output token), got ",
           limits_.max_model_len);
+  runner_.set_mask_timeout(std::chrono::round<std::chrono::steady_clock::duration>(
+      std::chrono::duration<double>(options.structured_output_timeout_s)));
   parts_.backend->prepare_sampling(limits_.vocab_size);
   if (limits_.num_swap_blocks) costs_.swap_block = measure_swap();
   if (options.num_traced_seqs > 0) scheduler_.trace().start_recording();
@@ -84,6 +87,7 @@ double Engine::measure_swap() {
 
 void Engine::submit(Request request) {
   request.arrival = std::chrono::steady_clock::now();
+  if (request.params.is_guided()) request.masks = masks_;
   auto shared = std::make_shared<const Request>(std::move(request));
   {
     const std::scoped_lock lock(mutex_);
@@ -305,6 +309,7 @@ void Engine::publish() {
 
 /// The loop's last act: every live request hears why it ends, and nobody can submit any more.
 void Engine::end(FinishReason reason, const std::string& error) {
+  masks_->stop();
   scheduler_.end_all(reason, error, outputs_);
   for (; next_command_ < commands_.size(); ++next_command_) refuse(commands_[next_command_], reason, error, outputs_);
   {
@@ -326,6 +331,7 @@ void Engine::end(FinishReason reason, const std::string& error) {
 void Engine::refuse(const Command& command, FinishReason reason, const std::string& error, std::vector<Output>& outputs) {
   if (!command.request) return;
   for (int32_t choice = 0; choice < command.request->params.n; ++choice) {
+    if (command.request->masks) command.request->masks->close(command.request->id, choice);
     Output& output = outputs.emplace_back();
     output.request_id = command.request->id;
     output.choice = choice;

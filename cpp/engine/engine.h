@@ -15,6 +15,7 @@
 
 #include "backend/arena.h"
 #include "backend/backend.h"
+#include "engine/mask_exchange.h"
 #include "engine/options.h"
 #include "engine/request.h"
 #include "engine/runner.h"
@@ -87,6 +88,8 @@ class Engine {
   void stop();
 
   const Limits& limits() const { return limits_; }
+  /// Where the tokens of guided requests go to and their masks come from.
+  MaskExchange& masks() { return *masks_; }
 
  private:
   /// One entry of the inbox: a request to add, or the id of one to abort, or else the prefix cache is reset.
@@ -112,6 +115,7 @@ class Engine {
 
   Limits limits_;
   EngineParts parts_;
+  std::shared_ptr<MaskExchange> masks_;
   KvManager kv_manager_;
   KvCache kv_cache_;
   Arena arena_;

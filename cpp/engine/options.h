@@ -35,6 +35,7 @@ struct EngineOptions {
   int64_t max_num_queued_seqs = 1024;
   std::optional<int64_t> max_num_queued_tokens;
   int64_t num_traced_seqs = 1024;
+  double structured_output_timeout_s = 2;
 
   static constexpr auto fields();
 
@@ -96,6 +97,8 @@ constexpr auto EngineOptions::fields() {
             "most prompt tokens of waiting sequences; more are refused with 429; unset = any number"),
       field("num_traced_seqs", &O::num_traced_seqs, Range::closed(0, 65536),
             "latest sequences whose timelines are kept; 0 = none"),
+      field("structured_output_timeout_s", &O::structured_output_timeout_s, Range::closed(0.001, 600),
+            "longest wait of a step for a grammar's allowed tokens, in seconds; a sequence without them ends with an error"),
   };
 }
 

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 namespace pagoda {
 
 using TimePoint = std::chrono::steady_clock::time_point;
+
+class MaskExchange;
 
 /// One request: a prompt, and n choices of continuations. `params.seed` must be set (the caller draws one from entropy if the
 /// user gave none, and reports it). Choice i uses choice_key(seed, i).
@@ -21,6 +24,7 @@ struct Request {
   std::vector<std::vector<int32_t>> bad_words;  ///< params.bad_words as token sequences
   std::string tenant;                           ///< on whose behalf; the policy "fair" shares the engine among tenants
   TimePoint arrival = {};                       ///< set by Engine::submit
+  std::shared_ptr<MaskExchange> masks;          ///< set: whose workers say before each token which ones are allowed
 };
 
 /// Stands for every choice of a request where one choice could be named.

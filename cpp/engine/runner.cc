@@ -10,7 +10,8 @@ namespace {
 
 /// Whether the request itself can have ruled out every token.
 bool restricts_tokens(const SamplingParams& params) {
-  return !params.allowed_token_ids.empty() || !params.logit_bias.empty() || !params.bad_words.empty() || params.min_tokens > 0;
+  return !params.allowed_token_ids.empty() || !params.logit_bias.empty() || !params.bad_words.empty() ||
+         params.min_tokens > 0 || params.is_guided();
 }
 
 }  // namespace
@@ -49,6 +50,7 @@ void Runner::launch(const StepPlan& plan) {
     });
     logits_ = captured_logits_.at(builder.shape_key());
   }
+  builder.add_masks(plan, std::chrono::steady_clock::now() + mask_timeout_);
   if (!builder.samples().rows.empty()) backend_.start_sampling(logits_, builder.samples());
   ++num_launched_;
 }
@@ -66,6 +68,7 @@ void Runner::collect(const StepPlan& plan, StepResult& result) {
     got.prompt_logprobs.clear();
     got.error = builder.errors()[i];
     got.invalid_logits = false;
+    got.ended = builder.ended()[i];
     take_rows(plan.seqs[i], row, got);
   }
   ensure(row == builder.samples().rows.size(), "a step sampled ", builder.samples().rows.size(), " rows and used ", row);
@@ -83,7 +86,7 @@ void Runner::take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& r
     result.prompt_logprobs.push_back(logprobs_of(row));
   }
   if (!planned.wants_token) return;
-  if (sampled_.rows[row].invalid && result.error.empty()) {
+  if (sampled_.rows[row].invalid && result.error.empty() && !result.ended) {
     complain(planned.end - 1);
     if (restricts_tokens(planned.seq->params())) result.error += ", or the request's restrictions leave no token to choose";
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <unordered_map>
@@ -25,6 +26,8 @@ class Runner {
   /// a forward of max_num_batched_tokens tokens and max_logit_rows rows.
   Runner(Model& model, Backend& backend, KvCache& kv, Arena& arena, const Limits& limits, std::vector<int32_t> eos_tokens,
          AddSampleRow add_row = add_sample_row);
+  /// The longest that a step waits for its token masks, once its forward was started; 2 s unless set.
+  void set_mask_timeout(std::chrono::steady_clock::duration timeout) { mask_timeout_ = timeout; }
 
   /// Starts the step, with fewer than kMaxStepsInFlight launched and not collected. Throws what the model or the device throws;
   /// then the step is lost.
@@ -45,6 +48,7 @@ class Runner {
   Arena& arena_;
   Ops ops_;
   std::array<BatchBuilder, kMaxStepsInFlight> builders_;
+  std::chrono::steady_clock::duration mask_timeout_ = std::chrono::seconds(2);
   uint64_t num_launched_ = 0;
   uint64_t num_collected_ = 0;
   // Of the newest step. The device carries out steps in order, so one set of buffers serves them all.

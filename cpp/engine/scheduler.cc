@@ -42,6 +42,7 @@ void Scheduler::add(std::shared_ptr<const Request> request) {
     seq->num_prompt = std::ssize(request->prompt);
     seq->max_output = limits_.max_output(*request);
     if (request->params.uses_penalties()) seq->counts.add_prompt(request->prompt);
+    if (request->masks) seq->mask = request->masks->open(request->id, choice);
     added.push_back(std::move(seq));
   }
   for (SequencePtr& seq : added) {

@@ -34,6 +34,11 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
       continue;
     }
     std::ranges::move(got.prompt_logprobs, std::back_inserter(seq.prompt_logprobs));
+    if (got.ended) {
+      end(seq, FinishReason::stop, {}, outputs);
+      outputs.back().prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
+      continue;
+    }
     if (plan.seqs[i].wants_token) append_token(seq, got, outputs);
     if (plan.seqs[i].end < seq.num_prompt && seq.choice == 0 && seq.num_output() == 0) {
       outputs.emplace_back(output_of(seq)).num_prompt_computed = plan.seqs[i].end;
@@ -54,6 +59,7 @@ void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<
   output.prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
   set_finish(seq, output);
   if (output.finish != FinishReason::none) return finish(seq, output.finish);
+  if (seq.mask) seq.mask->post(result.token);
   if (seq.state == SequenceState::running) publish(seq);
 }
 
@@ -85,6 +91,7 @@ void Scheduler::finish(Sequence& seq, FinishReason reason) {
   if (rules_.policy == SchedulingPolicy::fair) turns_.left(seq.tenant());
   kv_.release(seq.table);
   swap_space_.give_back(seq.host_blocks);
+  if (seq.mask) seq.mask->close();
   finished_.push_back(take(seq));
   seq.state = SequenceState::finished;
   seq.finish = reason;

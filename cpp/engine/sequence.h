@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/mask_exchange.h"
 #include "engine/request.h"
 #include "kv/kv_manager.h"
 #include "sampling/sampler.h"
@@ -47,7 +48,8 @@ struct Sequence {
   BlockTable table;
   std::vector<BlockId> host_blocks;  ///< of a swapped sequence: what holds its computed tokens
   int num_preemptions = 0;
-  TokenCounts counts;  ///< kept only when penalties are in use
+  TokenCounts counts;               ///< kept only when penalties are in use
+  std::shared_ptr<TokenMask> mask;  ///< of a request with masks: what may be drawn behind the known tokens
 
   SequenceState state = SequenceState::waiting;
   FinishReason finish = FinishReason::none;
@@ -66,7 +68,7 @@ struct Sequence {
   /// Whether a step can be planned on pending tokens: no draw depends on which they are, and the last of them is not the
   /// sequence's last for sure.
   bool can_run_ahead() const {
-    return !params().uses_penalties() && request->bad_words.empty() && num_output() + num_pending < max_output;
+    return !params().uses_penalties() && request->bad_words.empty() && !mask && num_output() + num_pending < max_output;
   }
   const SamplingParams& params() const { return request->params; }
   const std::string& tenant() const { return request->tenant; }

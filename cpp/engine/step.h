@@ -48,6 +48,7 @@ struct SequenceResult {
   int32_t token = -1;                          ///< the drawn token, when one was wanted
   TokenLogprobs logprobs;                      ///< of that token, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  ///< of positions [rows_begin, rows_end)
+  bool ended = false;                          ///< the sequence was complete before this step; nothing was drawn
   std::string error;                           ///< not empty: the sequence ends with it
   bool invalid_logits = false;                 ///< because the logits were not usable
 };

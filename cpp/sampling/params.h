@@ -35,6 +35,10 @@ struct SamplingParams {
   bool skip_special_tokens = true;
   std::optional<int64_t> logprobs;
   std::optional<int64_t> prompt_logprobs;
+  std::string guided_json;
+  std::string guided_regex;
+  std::vector<std::string> guided_choice;
+  std::string guided_grammar;
   int64_t priority = 0;
   std::string cache_salt;
 
@@ -44,6 +48,7 @@ struct SamplingParams {
   static constexpr size_t kMaxStopChars = 256;
   static constexpr size_t kMaxListTokens = 4096;
   static constexpr size_t kMaxSaltBytes = 256;
+  static constexpr size_t kMaxGrammarBytes = 1 << 20;
 
   static constexpr auto fields();
 
@@ -53,6 +58,10 @@ struct SamplingParams {
   void validate_for_vocab(int64_t vocab_size) const;
 
   bool greedy() const { return temperature < kGreedyTemperature || top_k == 1; }
+  /// The output must have a given form.
+  bool is_guided() const {
+    return !guided_json.empty() || !guided_regex.empty() || !guided_choice.empty() || !guided_grammar.empty();
+  }
   bool uses_penalties() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 };
 
@@ -89,6 +98,10 @@ constexpr auto SamplingParams::fields() {
       field("logprobs", &P::logprobs, Range::closed(0, 64),
             "report the chosen token's log probability and this many best alternatives"),
       field("prompt_logprobs", &P::prompt_logprobs, Range::closed(0, 64), "the same for every prompt token after the first"),
+      field("guided_json", &P::guided_json, "JSON text of a JSON schema that the output must satisfy"),
+      field("guided_regex", &P::guided_regex, "regular expression that the whole output must match"),
+      field("guided_choice", &P::guided_choice, "texts of which the output must be one"),
+      field("guided_grammar", &P::guided_grammar, "context-free grammar, as llguidance's Lark, that the output must follow"),
       field("priority", &P::priority, "lower runs first when the engine's scheduling_policy is priority"),
       field("cache_salt", &P::cache_salt, "prefix-cache blocks are shared only between requests with the same salt"),
   };

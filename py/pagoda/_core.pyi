@@ -39,6 +39,10 @@ class SamplingParams:
     skip_special_tokens: bool
     logprobs: int | None
     prompt_logprobs: int | None
+    guided_json: str
+    guided_regex: str
+    guided_choice: list[str]
+    guided_grammar: str
     priority: int
     cache_salt: str
     given: set[str]
@@ -69,6 +73,7 @@ class EngineOptions:
     max_num_queued_seqs: int
     max_num_queued_tokens: int | None
     num_traced_seqs: int
+    structured_output_timeout_s: float
     given: set[str]
     def clone(self, **changes: Any) -> EngineOptions: ...
     def to_dict(self) -> dict[str, Any]: ...
@@ -90,6 +95,15 @@ class Output:
     num_cached_tokens: int
     num_prompt_computed: int
     error: str
+
+class MaskJob:
+    request_id: str
+    choice: int
+    token: int | None
+    closed: bool
+    address: int
+    size_bytes: int
+    def finish(self, ended: bool = ..., error: str = ...) -> None: ...
 
 class Preemption:
     request_id: str
@@ -123,6 +137,7 @@ class Engine:
     ) -> None: ...
     def abort(self, request_id: str, choice: int = ..., stopped: bool = ...) -> None: ...
     def wait(self, timeout_ms: int) -> list[Output]: ...
+    def take_mask_jobs(self, most: int, timeout_ms: int) -> list[MaskJob] | None: ...
     def take_preemptions(self) -> list[Preemption]: ...
     def reset_prefix_cache(self) -> None: ...
     def stats(self) -> dict[str, int | float]: ...

@@ -140,6 +140,13 @@ class EngineClient:
         """The token ids of a conversation that the model shall answer. Raises what `LoadedModel.encode_chat` raises."""
         return self._model.encode_chat(messages)
 
+    def compile(self, params: SamplingParams) -> None:
+        """Makes a guided request's grammar ready; blocks, for a second or two at most. `generate` does it by itself.
+
+        Raises InvalidArgument with the compiler's complaint.
+        """
+        self._model.compile(params)
+
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None, tenant: str = ""
     ) -> AsyncGenerator[TokenEvent, None]:
@@ -151,6 +158,8 @@ class EngineClient:
         is full, DeviceError when the engine has failed; DeviceError also when it fails meanwhile.
         """
         name = f"{request_id or 'request'}#{next(self._ids)}"
+        if not self._model.is_compiled(params):
+            await asyncio.to_thread(self._model.compile, params)
         stream = self._submit(name, prompt_token_ids, params, tenant)
         unfinished = params.n
         try:

@@ -1,19 +1,22 @@
 """A loaded model: its engine and everything around it that a request needs. Shared by `client` and `llm`.
 
-The engine object is handed in, so this module knows only its methods: submit, abort, wait, take_preemptions, stats,
-healthy, failure, stop.
+The engine object is handed in, so this module knows only its methods: submit, abort, wait, take_mask_jobs,
+take_preemptions, stats, healthy, failure, stop.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pagoda.chat_template import ChatTemplate, encode_chat
 from pagoda.config import InvalidArgument
 from pagoda.generation import RequestState, TokenEvent
+from pagoda.guided.grammar import Grammar
+from pagoda.guided.guide import Guide
 from pagoda.model_text import ModelText
 from pagoda.preemption_log import PreemptionLog
 from pagoda.tokenizer import Tokenizer
@@ -30,6 +33,8 @@ class LoadedModel:
     text: ModelText
     default_params: dict[str, Any]
     preemption_log: PreemptionLog
+    _guide: Guide | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -87,8 +92,39 @@ class LoadedModel:
         if params.stop and self.tokenizer is None:
             raise InvalidArgument("stop needs a tokenizer, and the model was loaded without one; use stop_token_ids")
         state = RequestState(request_id, prompt_token_ids, params, self.tokenizer)
-        self.engine.submit(request_id, list(prompt_token_ids), params, self._bad_word_tokens(params.bad_words), tenant)
+        bad_words, grammar = self._bad_word_tokens(params.bad_words), Grammar.of(params)
+        if grammar is not None:
+            self.guide().open(request_id, grammar, params.n)
+        try:
+            self.engine.submit(request_id, list(prompt_token_ids), params, bad_words, tenant)
+        except BaseException:
+            if grammar is not None:
+                self.guide().drop(request_id, params.n)
+            raise
         return state
+
+    def guide(self) -> Guide:
+        """Structured output for this model. Raises InvalidArgument when the model was loaded without a tokenizer."""
+        with self._lock:
+            if self._guide is None:
+                if self.tokenizer is None:
+                    raise InvalidArgument("structured output needs a tokenizer, and the model was loaded without one")
+                self._guide = Guide(self.engine, self.tokenizer)
+            return self._guide
+
+    def compile(self, params: Any) -> None:
+        """Makes a guided request's grammar ready, so that `submit` need not; may take a second or two.
+
+        Raises InvalidArgument with the compiler's complaint.
+        """
+        grammar = Grammar.of(params)
+        if grammar is not None:
+            self.guide().compiler.matcher(grammar)
+
+    def is_compiled(self, params: Any) -> bool:
+        """Whether `submit` would find the grammar, if there is one, ready."""
+        grammar = Grammar.of(params)
+        return grammar is None or self.guide().compiler.knows(grammar)
 
     def wait(self, timeout_ms: int) -> list[Any]:
         """The engine's outputs since the last call, after waiting for the first; preemptions go to the log."""
@@ -120,5 +156,7 @@ class LoadedModel:
     def close(self) -> None:
         """Stops the engine and the template's worker. Live requests are aborted. Idempotent."""
         self.engine.stop()
+        if self._guide is not None:
+            self._guide.close()
         if self.chat_template is not None:
             self.chat_template.close()

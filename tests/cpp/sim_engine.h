@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <deque>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@ struct SimOptions {
   int64_t watermark_blocks = 0;
   int64_t max_num_queued_tokens = 0;
   int64_t max_prefill_chunk = 0;
+  std::chrono::milliseconds mask_timeout{2000};
 
   Limits limits() const {
     return {vocab_size, max_model_len,   max_num_seqs,     max_num_batched_tokens, max_num_queued_seqs, num_blocks,
@@ -100,7 +102,9 @@ class SimEngine {
         arena_(backend_,
                static_cast<size_t>(limits_.max_logit_rows() * options.vocab_size) * sizeof(float) + Arena::kAlignment),
         scheduler_(limits_, options.rules, options.eos_tokens, kv_),
-        runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens, options.add_row) {}
+        runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens, options.add_row) {
+    runner_.set_mask_timeout(options.mask_timeout);
+  }
 
   void add(const Request& request) {
     scheduler_.add(std::make_shared<const Request>(request));
