@@ -24,6 +24,7 @@ from pagoda.server.runner import Server, run_server
 from pagoda.server.settings import ServerSettings
 
 BOS, EOS = 256, 257
+_END = "\uffff"  # no byte decodes to it
 
 
 class ByteTokenizer:
@@ -167,12 +168,12 @@ class FakeClient:
                 if self.raise_at is not None and step == self.raise_at[0]:
                     raise self.raise_at[1]
                 for index in range(params.n):
-                    if step == 0 or not states[index].endswith("\0"):
+                    if step == 0 or not states[index].endswith(_END):
                         event = self._event(prompt_token_ids, params, index, step, count, states)
                         ended = event.finish_reason is not None and index == params.n - 1
                         self.produced += 1
                         yield event
-                if all(state.endswith("\0") for state in states):
+                if all(state.endswith(_END) for state in states):
                     break
             self.finished += 1
         finally:
@@ -183,7 +184,7 @@ class FakeClient:
     def _event(
         self, prompt: list[int], params: SamplingParams, index: int, step: int, count: int, states: list[str]
     ) -> TokenEvent:
-        """The event of `step`; a choice's state is its text, closed by NUL at its end."""
+        """The event of `step`; a choice's state is its text, closed by _END at its end."""
         words = [token for token in prompt if token < 256] or [33]
         token = words[step % len(words)]
         text = bytes([token]).decode(errors="replace") * self.piece_factor
@@ -199,7 +200,7 @@ class FakeClient:
         if self.fail_at == step:
             finish = "error"
         if finish is not None:
-            states[index] += "\0"
+            states[index] += _END
         return TokenEvent(
             index=index,
             text=text,

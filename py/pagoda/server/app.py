@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pagoda.server import admin, edge, info, messages, requests, responses, security, text, timeline
+from pagoda.server import admin, edge, info, messages, openapi, requests, responses, security, text, timeline
 from pagoda.server.chat import create_chat_completion
 from pagoda.server.completions import create_completion
 from pagoda.server.settings import ServerSettings
@@ -52,6 +52,7 @@ ROUTES = (
     Route("GET", "/health/ready", info.ready),
     Route("GET", "/metrics", info.metrics),
     Route("GET", "/version", info.version),
+    Route("GET", "/openapi.json", openapi.get_openapi),
     Route("GET", "/v1/requests/{id}/timeline", timeline.get_timeline),
     Route("GET", "/admin/trace", timeline.get_trace, admin=True),
     Route("POST", "/admin/reset_prefix_cache", admin.reset_prefix_cache, admin=True),

@@ -38,17 +38,25 @@ class Limits:
 Kind = Callable[[str, Any, Limits], Any]
 
 
-def integer(low: int = -INT64, high: int = INT64 - 1) -> Kind:
+@dataclass(frozen=True, slots=True)
+class Integer:
     """A JSON integer in [low, high]; `true`, `1.0` and `"1"` are none."""
 
-    def check(name: str, value: Any, limits: Limits) -> int:
+    low: int = -INT64
+    high: int = INT64 - 1
+
+    def __call__(self, name: str, value: Any, limits: Limits) -> int:
+        """The integer. Raises ApiError 400."""
         if isinstance(value, bool) or not isinstance(value, int):
             raise invalid(name, f"{name} must be an integer, got {show(value)}", "invalid_type")
-        if not low <= value <= high:
-            raise invalid(name, f"{name} must be in [{low}, {high}], got {show(value)}", "invalid_value")
+        if not self.low <= value <= self.high:
+            raise invalid(name, f"{name} must be in [{self.low}, {self.high}], got {show(value)}", "invalid_value")
         return value
 
-    return check
+
+def integer(low: int = -INT64, high: int = INT64 - 1) -> Integer:
+    """A JSON integer in [low, high]; `true`, `1.0` and `"1"` are none."""
+    return Integer(low, high)
 
 
 def number(name: str, value: Any, limits: Limits) -> float:
@@ -68,18 +76,26 @@ def boolean(name: str, value: Any, limits: Limits) -> bool:
     return value
 
 
-def string(max_chars: int, min_chars: int = 0) -> Kind:
+@dataclass(frozen=True, slots=True)
+class Text:
     """A string of min_chars..max_chars characters."""
 
-    def check(name: str, value: Any, limits: Limits) -> str:
+    max_chars: int
+    min_chars: int = 0
+
+    def __call__(self, name: str, value: Any, limits: Limits) -> str:
+        """The string. Raises ApiError 400."""
         if not isinstance(value, str):
             raise invalid(name, f"{name} must be a string, got {show(value)}", "invalid_type")
-        if not min_chars <= len(value) <= max_chars:
-            text = f"{name} must have {min_chars} to {max_chars} characters, got {len(value)}"
+        if not self.min_chars <= len(value) <= self.max_chars:
+            text = f"{name} must have {self.min_chars} to {self.max_chars} characters, got {len(value)}"
             raise invalid(name, text, "invalid_value")
         return value
 
-    return check
+
+def string(max_chars: int, min_chars: int = 0) -> Text:
+    """A string of min_chars..max_chars characters."""
+    return Text(max_chars, min_chars)
 
 
 def any_object(name: str, value: Any, limits: Limits) -> dict[str, Any]:
@@ -115,15 +131,23 @@ def timeout(name: str, value: Any, limits: Limits) -> float:
     return seconds
 
 
-def texts(max_count: int, max_chars: int) -> Kind:
+@dataclass(frozen=True, slots=True)
+class Texts:
     """A list of at most max_count non-empty strings."""
-    one = string(max_chars, 1)
 
-    def check(name: str, value: Any, limits: Limits) -> list[str]:
-        items = _list(name, value, max_count, "strings")
+    max_count: int
+    max_chars: int
+
+    def __call__(self, name: str, value: Any, limits: Limits) -> list[str]:
+        """The strings. Raises ApiError 400."""
+        one = string(self.max_chars, 1)
+        items = _list(name, value, self.max_count, "strings")
         return [one(f"{name}[{index}]", item, limits) for index, item in enumerate(items)]
 
-    return check
+
+def texts(max_count: int, max_chars: int) -> Texts:
+    """A list of at most max_count non-empty strings."""
+    return Texts(max_count, max_chars)
 
 
 def stop_strings(name: str, value: Any, limits: Limits) -> list[str]:

@@ -1,0 +1,148 @@
+"""The OpenAPI document is true: a seeded schemathesis run against a server, and checks of the document itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from fake_client import FakeClient, fake_api, serving
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from pagoda.server import protocol
+from pagoda.server.app import ROUTES
+from pagoda.server.openapi import document, field_schema
+from pagoda.server.settings import ServerSettings
+from pagoda.server.state import ServerState
+
+LIMITS = asyncio.run(asyncio.to_thread(lambda: ServerState(FakeClient(), ServerSettings()).limits))  # type: ignore[arg-type]
+DOCUMENT = document(ROUTES, LIMITS, "1.0")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server with a short context on a thread of its own."""
+    started, address = threading.Event(), ""
+    loop = asyncio.new_event_loop()
+    done = asyncio.Event()
+
+    async def run() -> None:
+        nonlocal address
+        async with serving(FakeClient(max_model_len=256)) as (server, _):
+            address = server.url
+            started.set()
+            await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    assert started.wait(20)
+    yield address
+    loop.call_soon_threadsafe(done.set)
+    thread.join()
+    loop.close()
+
+
+def answers_of(mode: GenerationMode) -> Any:
+    """The document's requests, all of them valid or all of them not."""
+    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    schema.config.generation.modes = [mode]
+    return schema
+
+
+valid, invalid = answers_of(GenerationMode.POSITIVE), answers_of(GenerationMode.NEGATIVE)
+bounded = settings(
+    max_examples=10,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+SERVED: Counter[str] = Counter()
+
+
+def check(case: schemathesis.Case, url: str) -> int:
+    """Sends a request and compares the answer with the document. Returns the status."""
+    if isinstance(case.body, dict) and isinstance(case.body.get("n"), int):
+        case.body["n"] = min(case.body["n"], 4)  # the schema allows 128: true, but slow
+    response = case.call(base_url=url, timeout=20)
+    case.validate_response(
+        response,
+        checks=[not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance],
+    )
+    return int(response.status_code)
+
+
+@valid.parametrize()
+@bounded
+def test_every_answer_is_as_the_document_says(case: schemathesis.Case, url: str) -> None:
+    SERVED[case.path] += check(case, url) == 200
+
+
+@invalid.include(method="POST").exclude(path_regex="^/admin|{id}").parametrize()
+@bounded
+def test_a_request_that_the_document_excludes_is_no_server_error(case: schemathesis.Case, url: str) -> None:
+    check(case, url)
+
+
+def test_requests_made_from_the_document_are_served(url: str) -> None:
+    """Else the test above would see refusals only."""
+    for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/metrics"):
+        assert SERVED[path] > 0, SERVED
+
+
+def test_the_document_is_served_and_has_every_route() -> None:
+    async def run() -> dict[str, dict[str, object]]:
+        async with fake_api() as (session, _), session.get("/openapi.json") as response:
+            assert response.status == 200
+            return (await response.json())["paths"]
+
+    paths = asyncio.run(run())
+    assert sum(len(operations) for operations in paths.values()) == len(ROUTES)
+    assert "/v1/models/{id}" in paths
+    names = [operation["operationId"] for operations in DOCUMENT["paths"].values() for operation in operations.values()]
+    assert len(names) == len(set(names))
+    assert all(operation["summary"] for operations in DOCUMENT["paths"].values() for operation in operations.values())
+
+
+def test_every_reference_leads_somewhere() -> None:
+    text = json.dumps(DOCUMENT)
+    for part in text.split('"#/components/schemas/')[1:]:
+        assert part.partition('"')[0] in DOCUMENT["components"]["schemas"]
+
+
+@pytest.mark.parametrize("table", [protocol.SAMPLING, protocol.COMMON, protocol.COMPLETION_ONLY, protocol.CHAT_ONLY])
+def test_every_field_has_a_type_and_a_text(table: dict[str, protocol.Kind]) -> None:
+    for name, kind in table.items():
+        described = field_schema(name, kind, LIMITS)
+        assert described.keys() & {"type", "anyOf", "oneOf"}, name
+        assert described["description"], name
+
+
+def test_ranges_of_sampling_parameters_are_those_of_the_engine() -> None:
+    described = DOCUMENT["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    ranges = {
+        name: {key: field[key] for key in ("minimum", "exclusiveMinimum", "maximum") if key in field}
+        for name, field in described["properties"].items()
+    }
+    assert ranges["temperature"] == {"minimum": 0, "maximum": 2}
+    assert ranges["top_p"] == {"exclusiveMinimum": 0, "maximum": 1}
+    assert ranges["top_k"] == {"minimum": -1}
+    assert ranges["n"] == {"minimum": 1, "maximum": 128}
+    assert ranges["logprobs"] == {"minimum": 0, "maximum": 20}
+    assert ranges["seed"] == {}
+    assert described["properties"]["temperature"]["type"] == ["number", "null"]
+    assert described["properties"]["stop"]["anyOf"][1]["maxItems"] == 16
+    assert described["required"] == ["prompt"]
