@@ -14,6 +14,14 @@
 namespace pagoda::bindings {
 namespace {
 
+/// Throws InvalidArgument for a word that is none.
+Pooling pooling_of(const std::string& name) {
+  if (name == "none") return Pooling::none;
+  if (name == "mean") return Pooling::mean;
+  require(name == "last", "pooling must be none, mean or last, got \"", name, "\"");
+  return Pooling::last;
+}
+
 const char* finish_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::none:
@@ -53,6 +61,7 @@ py::dict info_dict(const StartedEngine& started) {
   values["architecture"] = started.config.architecture;
   values["vocab_size"] = started.config.vocab_size;
   values["num_layers"] = started.config.num_layers;
+  values["hidden_size"] = started.config.hidden_size;
   values["eos_tokens"] = started.config.eos_tokens;
   values["device"] = started.device.name;
   values["isa"] = started.device.isa;
@@ -167,10 +176,11 @@ class PyEngine {
 
   /// Throws InvalidArgument for a prompt that is no list of integers, and what Engine::submit throws.
   void submit(std::string id, const py::object& prompt, const Given<SamplingParams>& params,
-              std::vector<std::vector<int32_t>> bad_words, std::string tenant) {
+              std::vector<std::vector<int32_t>> bad_words, std::string tenant, const std::string& pooling) {
     std::vector<int64_t> given;
     from_python("prompt", prompt, given);
-    engine().submit({std::move(id), token_ids(given), params, std::move(bad_words), std::move(tenant), {}, nullptr});
+    engine().submit(
+        {std::move(id), token_ids(given), params, std::move(bad_words), std::move(tenant), pooling_of(pooling), {}, nullptr});
   }
 
   Engine& engine() { return *started_.engine; }
@@ -208,6 +218,7 @@ void bind_outputs(py::module_& module) {
       .def_readonly("stop_token", &Output::stop_token)
       .def_readonly("num_cached_tokens", &Output::num_cached_tokens)
       .def_readonly("num_prompt_computed", &Output::num_prompt_computed)
+      .def_readonly("embedding", &Output::embedding)
       .def_readonly("error", &Output::error)
       .def_property_readonly("finish", [](const Output& output) { return finish_name(output.finish); });
 }
@@ -265,8 +276,8 @@ void bind_engine(py::module_& module) {
            py::arg("progress") = py::none(), py::arg("library_folders") = std::vector<std::string>{},
            py::arg("cache_folder") = "")
       .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
-           py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "",
-           "Queues a request. params.seed must be set.")
+           py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "", py::arg("pooling") = "none",
+           "Queues a request. params.seed must be set. `pooling` mean or last: for the prompt's embedding.")
       .def(
           "abort",
           [](PyEngine& self, const std::string& id, int32_t choice, bool stopped) {

@@ -57,7 +57,7 @@ void BatchBuilder::measure(const StepPlan& plan) {
   ensure(shape_.num_logit_rows <= limits_.max_logit_rows(), "a step wants ", shape_.num_logit_rows,
          " rows of logits, planned are ", limits_.max_logit_rows());
   shape_key_ = 0;
-  if (pads_decode_steps_ && shape_.max_query_len == 1 && shape_.num_logit_rows == shape_.num_seqs) pad();
+  if (pads_decode_steps_ && !plan.wants_hidden && shape_.max_query_len == 1 && shape_.num_logit_rows == shape_.num_seqs) pad();
 }
 
 /// All that an operation's launch depends on becomes one of few values, and the same for equal keys.

@@ -36,6 +36,7 @@ size_t Limits::batch_bytes() const {
 int64_t Limits::max_context() const { return std::min(max_model_len, num_blocks * block_size); }
 
 int64_t Limits::max_output(const Request& request) const {
+  if (request.pooling != Pooling::none) return 0;
   return request.params.max_tokens.value_or(max_context() - std::ssize(request.prompt));
 }
 
@@ -51,9 +52,12 @@ void Limits::validate(const Request& request) const {
 
   // Differences, not sums: max_tokens may be as large as an integer gets.
   const int64_t num_prompt = std::ssize(request.prompt);
-  const int64_t num_output = params.max_tokens.value_or(1);
-  require(num_prompt < max_model_len, "This model's maximum context length is ", max_model_len,
-          " tokens, output included. However, your prompt has ", num_prompt, " tokens.");
+  const bool pools = request.pooling != Pooling::none;
+  const int64_t num_output = pools ? 0 : params.max_tokens.value_or(1), fewest_output = pools ? 0 : 1;
+  require(!pools || params.n == 1, "n must be 1 for an embedding, got ", params.n);
+  require(!pools || !params.prompt_logprobs, "prompt_logprobs must not be set for an embedding");
+  require(num_prompt + fewest_output <= max_model_len, "This model's maximum context length is ", max_model_len,
+          pools ? " tokens" : " tokens, output included", ". However, your prompt has ", num_prompt, " tokens.");
   require(num_output <= max_model_len - num_prompt, "This model's maximum context length is ", max_model_len,
           " tokens. However, your request has ", num_prompt, " tokens in the prompt and max_tokens = ", num_output, ".");
   require(num_output <= max_context() - num_prompt, "The KV cache holds ", num_blocks * block_size,

@@ -15,6 +15,13 @@ using TimePoint = std::chrono::steady_clock::time_point;
 
 class MaskExchange;
 
+/// How the last hidden states of a prompt, normed, become one vector.
+enum class Pooling : uint8_t {
+  none,
+  mean,  ///< of all tokens
+  last,  ///< that of the last token
+};
+
 /// One request: a prompt, and n choices of continuations. `params.seed` must be set (the caller draws one from entropy if the
 /// user gave none, and reports it). Choice i uses choice_key(seed, i).
 struct Request {
@@ -23,6 +30,7 @@ struct Request {
   SamplingParams params;
   std::vector<std::vector<int32_t>> bad_words;  ///< params.bad_words as token sequences
   std::string tenant;                           ///< on whose behalf; the policy "fair" shares the engine among tenants
+  Pooling pooling = Pooling::none;              ///< not none: the prompt's embedding is wanted instead of a continuation
   TimePoint arrival = {};                       ///< set by Engine::submit
   std::shared_ptr<MaskExchange> masks;          ///< set: whose workers say before each token which ones are allowed
 };
@@ -50,6 +58,7 @@ struct Output {
   int32_t stop_token = -1;          ///< the stop or end-of-sequence token that ended it, if one did
   int32_t num_cached_tokens = 0;    ///< prompt tokens taken from the prefix cache at first scheduling
   int64_t num_prompt_computed = 0;  ///< > 0: nothing but news that so many prompt tokens are computed, fewer than there are
+  std::vector<float> embedding;     ///< [hidden size], on the only output of a request with pooling that ends well
   std::string error;                ///< text when finish == error
 };
 

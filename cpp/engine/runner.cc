@@ -1,6 +1,8 @@
 // One upload, one forward, one sampling operation per step.
 #include "engine/runner.h"
 
+#include <cstring>
+#include <span>
 #include <utility>
 
 #include "core/check.h"
@@ -12,6 +14,20 @@ namespace {
 bool restricts_tokens(const SamplingParams& params) {
   return !params.allowed_token_ids.empty() || !params.logit_bias.empty() || !params.bad_words.empty() ||
          params.min_tokens > 0 || params.is_guided();
+}
+
+/// Activations as floats.
+void append_floats(std::vector<float>& to, DType dtype, std::span<const std::byte> bytes) {
+  const size_t width = dtype_bytes(dtype);
+  for (size_t at = 0; at < bytes.size(); at += width) {
+    if (dtype == DType::f32) {
+      std::memcpy(&to.emplace_back(), &bytes[at], sizeof(float));
+    } else {
+      uint16_t bits;
+      std::memcpy(&bits, &bytes[at], sizeof(bits));
+      to.push_back(dtype == DType::bf16 ? bf16_to_float(bits) : f16_to_float(bits));
+    }
+  }
 }
 
 }  // namespace
@@ -41,7 +57,9 @@ void Runner::launch(const StepPlan& plan) {
   kv_.copy(plan.copies);
   scratch_.reset();
   scratch_.emplace(arena_);
-  if (builder.shape_key() == 0) {
+  if (plan.wants_hidden) {
+    logits_ = model_.forward(batch_, kv_, ops_, &hidden_);
+  } else if (builder.shape_key() == 0) {
     forward();
   } else {
     backend_.run_captured(builder.shape_key(), [this] {
@@ -52,7 +70,24 @@ void Runner::launch(const StepPlan& plan) {
   }
   builder.add_masks(plan, std::chrono::steady_clock::now() + mask_timeout_);
   if (!builder.samples().rows.empty()) backend_.start_sampling(logits_, builder.samples());
+  if (plan.wants_hidden) download_hidden(plan);
   ++num_launched_;
+}
+
+/// Waits for the step: what it leaves in the workspace is gone with the next one.
+void Runner::download_hidden(const StepPlan& plan) {
+  const size_t row_bytes = static_cast<size_t>(model_.hidden_size()) * dtype_bytes(hidden_.dtype);
+  std::vector<float>& pooled = pooled_[num_launched_ % kMaxStepsInFlight];
+  pooled.clear();
+  int64_t row = 0;
+  for (const PlannedSeq& planned : plan.seqs) {
+    const int64_t begin = row + planned.pool_begin - planned.begin, count = planned.pool_end - planned.pool_begin;
+    row += planned.end - planned.begin;
+    if (count == 0) continue;
+    downloaded_.resize(static_cast<size_t>(count) * row_bytes);
+    backend_.download(downloaded_.data(), hidden_.as<std::byte>() + static_cast<size_t>(begin) * row_bytes, downloaded_.size());
+    append_floats(pooled, hidden_.dtype, downloaded_);
+  }
 }
 
 void Runner::forward() { logits_ = model_.forward(batch_, kv_, ops_); }
@@ -62,8 +97,12 @@ void Runner::collect(const StepPlan& plan, StepResult& result) {
   if (!builder.samples().rows.empty()) backend_.collect_samples(sampled_);
   result.seqs.resize(plan.seqs.size());
   size_t row = 0;
+  auto pooled = pooled_[num_collected_ % kMaxStepsInFlight].cbegin();
   for (size_t i = 0; i < plan.seqs.size(); ++i) {
     SequenceResult& got = result.seqs[i];
+    const auto num_pooled = (plan.seqs[i].pool_end - plan.seqs[i].pool_begin) * model_.hidden_size();
+    got.hidden.assign(pooled, pooled + num_pooled);
+    pooled += num_pooled;
     got.token = -1;
     got.prompt_logprobs.clear();
     got.error = builder.errors()[i];

@@ -39,6 +39,7 @@ class Runner {
  private:
   BatchBuilder& builder_of(uint64_t step) { return builders_[step % kMaxStepsInFlight]; }
   void forward();
+  void download_hidden(const StepPlan& plan);
   void take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& result) const;
   TokenLogprobs logprobs_of(size_t row) const;
 
@@ -58,6 +59,9 @@ class Runner {
   Tensor logits_;                                         // [R, vocab] in the arena
   std::unordered_map<uint64_t, Tensor> captured_logits_;  // of each step that the backend may replay
   SampleResult sampled_;
+  Tensor hidden_;                                             // [T, H] in the arena
+  std::vector<std::byte> downloaded_;                         // the same on the host
+  std::array<std::vector<float>, kMaxStepsInFlight> pooled_;  // of each step: the hidden states it was asked for
 };
 
 }  // namespace pagoda

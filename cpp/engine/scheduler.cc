@@ -41,6 +41,7 @@ void Scheduler::add(std::shared_ptr<const Request> request) {
     seq->tokens = request->prompt;
     seq->num_prompt = std::ssize(request->prompt);
     seq->max_output = limits_.max_output(*request);
+    if (request->pooling == Pooling::last) seq->num_pool_positions = seq->num_prompt - 1;
     if (request->params.uses_penalties()) seq->counts.add_prompt(request->prompt);
     if (request->masks) seq->mask = request->masks->open(request->id, choice);
     added.push_back(std::move(seq));
@@ -173,10 +174,13 @@ bool Scheduler::start(Sequence& seq) {
 /// Blocks of the cache that already hold the sequence's first tokens.
 BlockTable Scheduler::known_blocks(const Sequence& seq, const Sequence* sibling) {
   if (!kv_.prefix_cache() && sibling) return kv_.share(sibling->table, (seq.num_prompt - 1) / kv_.block_size());
-  // Of a swapped sequence what the host has; else positions that still owe prompt logprobs must be computed; so must the last
-  // token.
+  // Of a swapped sequence what the host has; else positions that still owe prompt logprobs or hidden states must be computed;
+  // so must the last token.
   const bool owes_rows = seq.num_prompt_rows < seq.prompt_rows_end();
-  const int64_t most = seq.is_swapped() ? seq.num_computed : owes_rows ? seq.num_prompt_rows : seq.num_tokens() - 1;
+  const int64_t most = seq.is_swapped() ? seq.num_computed
+                       : owes_rows      ? seq.num_prompt_rows
+                       : seq.pools()    ? std::min(seq.num_pool_positions, seq.num_tokens() - 1)
+                                        : seq.num_tokens() - 1;
   return kv_.match_prefix(seq.tokens, seq.salt(), most);
 }
 
@@ -289,13 +293,14 @@ void Scheduler::plan(Sequence& seq, int64_t end) {
   PlannedSeq planned{&seq, seq.num_computed, end};
   planned.rows_begin = std::max(seq.num_computed, seq.num_prompt_rows);
   planned.rows_end = std::max(planned.rows_begin, std::min(end, seq.prompt_rows_end()));
-  planned.wants_token = end == seq.num_expected();
+  planned.wants_token = end == seq.num_expected() && !seq.pools();
   if (end > seq.num_tokens()) planned.token_source = seq.draw_row;
   StepPlan& plan = newest();
   plan.num_tokens += end - seq.num_computed;
   plan.num_prompt_rows += planned.rows_end - planned.rows_begin;
   plan.num_rows += planned.rows_end - planned.rows_begin;
   if (planned.rows_end > planned.rows_begin) seq.num_prompt_rows = planned.rows_end;
+  if (seq.pools()) plan_pooling(seq, planned);
   if (planned.wants_token) {
     seq.draw_row = static_cast<int32_t>(plan.num_rows++);
     ++seq.num_pending;
@@ -305,6 +310,15 @@ void Scheduler::plan(Sequence& seq, int64_t end) {
   publish(seq);
   plan.seqs.push_back(planned);
   trace_.planned(planned);
+}
+
+/// Asks for the hidden states of positions that no step was asked for.
+void Scheduler::plan_pooling(Sequence& seq, PlannedSeq& planned) {
+  planned.pool_begin = std::max(planned.begin, seq.num_pool_positions);
+  planned.pool_end = std::max(planned.pool_begin, planned.end);
+  if (planned.pool_begin == planned.pool_end) return;
+  seq.num_pool_positions = planned.pool_end;
+  newest().wants_hidden = true;
 }
 
 /// Makes the full blocks of known and computed tokens findable.

@@ -102,9 +102,11 @@ class Scheduler {
   StepPlan& newest() { return plans_[newest_]; }
   int64_t chunk_end(const Sequence& seq) const;
   void plan(Sequence& seq, int64_t end);
+  void plan_pooling(Sequence& seq, PlannedSeq& planned);
   void publish(Sequence& seq);
   void count_first_schedule(Sequence& seq);
   void count_unstarted(const Sequence& seq, int64_t sign);
+  void pool(const PlannedSeq& planned, SequenceResult& result, std::vector<Output>& outputs);
   void append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs);
   void set_finish(const Sequence& seq, Output& output) const;
   void finish(Sequence& seq, FinishReason reason);

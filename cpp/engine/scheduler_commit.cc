@@ -1,5 +1,6 @@
 // The second half of the scheduler: what came out of a step, and how sequences end.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/check.h"
@@ -40,10 +41,31 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
       continue;
     }
     if (plan.seqs[i].wants_token) append_token(seq, got, outputs);
+    if (seq.pools()) pool(plan.seqs[i], got, outputs);
     if (plan.seqs[i].end < seq.num_prompt && seq.choice == 0 && seq.num_output() == 0) {
       outputs.emplace_back(output_of(seq)).num_prompt_computed = plan.seqs[i].end;
     }
   }
+}
+
+/// Adds up hidden states, one position after the other: chunks and preemptions change no bit of the sum.
+void Scheduler::pool(const PlannedSeq& planned, SequenceResult& result, std::vector<Output>& outputs) {
+  Sequence& seq = *planned.seq;
+  const int64_t num_positions = planned.pool_end - planned.pool_begin;
+  if (num_positions) {
+    const size_t size = result.hidden.size() / static_cast<size_t>(num_positions);
+    seq.pooled.resize(size);
+    for (size_t i = 0; i < result.hidden.size(); ++i) seq.pooled[i % size] += static_cast<double>(result.hidden[i]);
+  }
+  if (planned.end < seq.num_prompt) return;
+  if (!std::ranges::all_of(seq.pooled, [](double sum) { return std::isfinite(sum); })) {
+    return end(seq, FinishReason::error, "the model gave no usable hidden states", outputs);
+  }
+  const double count = seq.request->pooling == Pooling::mean ? static_cast<double>(seq.num_prompt) : 1;
+  Output& output = outputs.emplace_back(output_of(seq));
+  for (const double sum : seq.pooled) output.embedding.push_back(static_cast<float>(sum / count));
+  output.finish = FinishReason::stop;
+  finish(seq, output.finish);
 }
 
 void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs) {

@@ -56,6 +56,8 @@ struct Sequence {
   std::optional<int32_t> num_cached_tokens;    ///< prompt tokens found in the prefix cache when first scheduled
   int64_t num_prompt_rows = 0;                 ///< prompt positions whose logprobs were asked of a step
   std::vector<TokenLogprobs> prompt_logprobs;  ///< collected until the first output takes them
+  int64_t num_pool_positions = 0;              ///< positions whose hidden states were asked of a step, or need not be
+  std::vector<double> pooled;                  ///< sum of the hidden states that came, in the order of their positions
   SequenceTimes times;
 
   static constexpr uint64_t kNoTurn = ~uint64_t{0};
@@ -76,6 +78,9 @@ struct Sequence {
 
   /// Prompt positions p whose logits are wanted as logprobs of token p + 1: [0, end). Only choice 0 reports them.
   int64_t prompt_rows_end() const { return choice == 0 && params().prompt_logprobs ? num_prompt - 1 : 0; }
+
+  /// Whether the prompt's embedding is wanted: then no token is drawn.
+  bool pools() const { return request->pooling != Pooling::none; }
 
   /// Order of service: priority, then turn, then arrival.
   bool before(const Sequence& other) const {

@@ -21,6 +21,8 @@ struct PlannedSeq {
   int64_t end = 0;
   int64_t rows_begin = 0;  ///< prompt positions [rows_begin, rows_end) report the logprobs of the token that follows
   int64_t rows_end = 0;
+  int64_t pool_begin = 0;  ///< positions [pool_begin, pool_end) report their hidden states
+  int64_t pool_end = 0;
   bool wants_token = false;   ///< all expected tokens are computed: position end - 1 draws the next one
   int32_t token_source = -1;  ///< >= 0: token end - 1 is not known yet; the step before draws it in this row of its SampleBatch
 };
@@ -33,6 +35,7 @@ struct StepPlan {
   int64_t num_tokens = 0;
   int64_t num_prompt_rows = 0;
   int64_t num_rows = 0;  ///< of logits: prompt rows and draws
+  bool wants_hidden = false;
 
   void clear() {
     seqs.clear();
@@ -40,6 +43,7 @@ struct StepPlan {
     swap_in.clear();
     copies.clear();
     num_tokens = num_prompt_rows = num_rows = 0;
+    wants_hidden = false;
   }
 };
 
@@ -49,6 +53,7 @@ struct SequenceResult {
   TokenLogprobs logprobs;                      ///< of that token, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  ///< of positions [rows_begin, rows_end)
   bool ended = false;                          ///< the sequence was complete before this step; nothing was drawn
+  std::vector<float> hidden;                   ///< [pool_end - pool_begin, H]
   std::string error;                           ///< not empty: the sequence ends with it
   bool invalid_logits = false;                 ///< because the logits were not usable
 };

@@ -15,7 +15,7 @@ Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move
          " layers of weights, wants ", config_.num_layers);
 }
 
-Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops) {
+Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops, Tensor* hidden) {
   const Tensor residual = embed(batch, ops);                                               // [T, H]
   const Tensor x = ops.allocate(residual.dtype, {batch.num_tokens, config_.hidden_size});  // [T, H]
   for (int layer = 0; layer < config_.num_layers; ++layer) {
@@ -32,6 +32,10 @@ Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops) {
       feed_forward(layer, block_input(residual, x, true, config_.mlp_norm, w.mlp_norm, ops), x, ops);
       if (config_.post_mlp_norm) ops.norm_in_place(x, w.post_mlp_norm);
     }
+  }
+  if (hidden) {
+    *hidden = ops.add_norm(residual, x, config_.residual_scale, weights_.final_norm);  // [T, H]
+    return logits(ops.gather_rows(*hidden, batch.logit_rows, batch.num_logit_rows), ops);
   }
   const Tensor last_residual = ops.gather_rows(residual, batch.logit_rows, batch.num_logit_rows);  // [R, H]
   const Tensor last_x = ops.gather_rows(x, batch.logit_rows, batch.num_logit_rows);                // [R, H]

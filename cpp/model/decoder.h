@@ -14,9 +14,11 @@ class Decoder final : public Model {
   Decoder(ModelConfig config, DecoderWeights weights);
 
   int64_t vocab_size() const override { return config_.vocab_size; }
+  int64_t hidden_size() const override { return config_.hidden_size; }
   int64_t max_context() const override { return config_.max_context; }
   KvShape kv_shape() const override { return {config_.num_layers, config_.kv_heads, config_.head_dim}; }
-  Tensor forward(const Batch& batch, KvCache& kv, Ops& ops) override;
+  using Model::forward;
+  Tensor forward(const Batch& batch, KvCache& kv, Ops& ops, Tensor* hidden) override;
 
   const ModelConfig& config() const { return config_; }
   const DecoderWeights& weights() const { return weights_; }

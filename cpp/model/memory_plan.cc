@@ -123,7 +123,13 @@ StepNeeds measure_step(Model& model, const BackendTraits& traits, const MemoryRe
   batch.max_query_len = static_cast<int>(std::min(request.max_num_batched_tokens, max_model_len));
   batch.max_kv_len = static_cast<int>(max_model_len);
   batch.block_size = request.block_size;
-  model.forward(batch, kv, ops);
+  {
+    const Arena::Scope step(arena);
+    model.forward(batch, kv, ops);
+  }
+  Ops embedding_ops(traits, nullptr, arena);
+  Tensor hidden;
+  model.forward(batch, kv, embedding_ops, &hidden);
   return {arena.high_water(), ops.linear_uses()};
 }
 

@@ -23,9 +23,13 @@ class Model {
   /// Keys and values per token and layer; the dtype and block size are the caller's choice.
   virtual KvShape kv_shape() const = 0;
 
-  /// Runs the batch: stores its keys and values in `kv` and returns f32 logits [R, vocab], allocated in ops.arena().
+  /// Runs the batch: stores its keys and values in `kv` and returns f32 logits [R, vocab], allocated in ops.arena(). `hidden`,
+  /// if not null, gets the last hidden state of every token, normed: [T, H] act, in ops.arena() too.
   /// With a dry `ops` only the shapes are walked, which measures the workspace. Engine thread only.
-  virtual Tensor forward(const Batch& batch, KvCache& kv, Ops& ops) = 0;
+  virtual Tensor forward(const Batch& batch, KvCache& kv, Ops& ops, Tensor* hidden) = 0;
+  Tensor forward(const Batch& batch, KvCache& kv, Ops& ops) { return forward(batch, kv, ops, nullptr); }
+  /// H.
+  virtual int64_t hidden_size() const = 0;
 };
 
 }  // namespace pagoda

@@ -94,6 +94,7 @@ class Output:
     stop_token: int
     num_cached_tokens: int
     num_prompt_computed: int
+    embedding: list[float]
     error: str
 
 class MaskJob:

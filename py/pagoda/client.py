@@ -111,6 +111,7 @@ class EngineClient:
         self.model_name = model.name
         self.max_model_len: int = model.engine.plan["max_model_len"]
         self.vocab_size: int = model.engine.info["vocab_size"]
+        self.hidden_size: int = model.engine.info["hidden_size"]
         self.default_params = model.default_params
         self._pump = threading.Thread(target=self._run_pump, name="pagoda-pump", daemon=True)
         self._pump.start()
@@ -148,11 +149,17 @@ class EngineClient:
         self._model.compile(params)
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, request_id: str | None = None, tenant: str = ""
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        tenant: str = "",
+        pooling: str = "none",
     ) -> AsyncGenerator[TokenEvent, None]:
         """The events of one request, as they come; choices interleave. Leaving the iterator aborts the request.
 
-        `tenant` is on whose behalf it is; the scheduling policy "fair" shares the engine among tenants.
+        `tenant` is on whose behalf it is; the scheduling policy "fair" shares the engine among tenants. `pooling`
+        "mean" or "last" asks for the prompt's embedding instead of a continuation.
 
         Raises, before the first event, InvalidArgument for a request that cannot be served, Overloaded when the queue
         is full, DeviceError when the engine has failed; DeviceError also when it fails meanwhile.
@@ -160,7 +167,7 @@ class EngineClient:
         name = f"{request_id or 'request'}#{next(self._ids)}"
         if not self._model.is_compiled(params):
             await asyncio.to_thread(self._model.compile, params)
-        stream = self._submit(name, prompt_token_ids, params, tenant)
+        stream = self._submit(name, prompt_token_ids, params, tenant, pooling)
         unfinished = params.n
         try:
             while unfinished:
@@ -175,10 +182,12 @@ class EngineClient:
             if unfinished:
                 self._engine.abort(name)
 
-    def _submit(self, name: str, prompt_token_ids: Sequence[int], params: SamplingParams, tenant: str) -> _Stream:
+    def _submit(
+        self, name: str, prompt_token_ids: Sequence[int], params: SamplingParams, tenant: str, pooling: str
+    ) -> _Stream:
         # Under the lock, so that the pump cannot see an output before the stream is known.
         with self._lock:
-            state = self._model.submit(name, prompt_token_ids, params, tenant)
+            state = self._model.submit(name, prompt_token_ids, params, tenant, pooling)
             stream = _Stream(asyncio.get_running_loop(), state)
             self._streams[name] = stream
         return stream

@@ -33,7 +33,8 @@ class TokenEvent:
     `text` is newly released text; it may be empty while a character or a possible stop string is held back. `logprobs`
     has one dictionary for each of `token_ids`: the chosen token first, then the best alternatives. `prompt_logprobs`
     comes once, on the first event of choice 0: one entry per prompt token, None for the first. While a long prompt is
-    computed, events of choice 0 without tokens say in `num_prompt_computed` how far it is.
+    computed, events of choice 0 without tokens say in `num_prompt_computed` how far it is. `embedding` is the pooled
+    hidden state, as it is, on the last event of a request that asked for it.
     """
 
     index: int
@@ -47,6 +48,7 @@ class TokenEvent:
     prompt_logprobs: list[dict[int, Logprob] | None] | None
     num_cached_tokens: int
     num_prompt_computed: int | None = None
+    embedding: list[float] | None = None
 
 
 def logprob_dict(token: int, row: Any, tokenizer: Tokenizer | None) -> dict[int, Logprob]:
@@ -135,6 +137,7 @@ class RequestState:
             prompt_logprobs=self._prompt_logprobs(output.prompt_logprobs),
             num_cached_tokens=output.num_cached_tokens,
             num_prompt_computed=output.num_prompt_computed or None,
+            embedding=output.embedding or None,
         )
 
     def _logprobs(self, tokens: Sequence[int], rows: Sequence[Any]) -> list[dict[int, Logprob]]:

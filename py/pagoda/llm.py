@@ -14,10 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from pagoda.client import load_model
-from pagoda.config import DeviceError, InvalidArgument, Overloaded, SamplingParams, load_config
+from pagoda.config import DeviceError, InternalError, InvalidArgument, Overloaded, SamplingParams, load_config
 from pagoda.generation import RequestState
 from pagoda.outputs import CompletionOutput, RequestOutput
 from pagoda.tokenizer import Tokenizer
+from pagoda.vectors import unit_vector
 
 _WAIT_MS = 1000
 
@@ -111,6 +112,26 @@ class LLM:
         ]
         return self.generate(prompts, params, use_tqdm)
 
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], pooling: str = "last", normalize: bool = True, use_tqdm: bool = True
+    ) -> list[list[float]]:
+        """The embedding of every prompt: its last hidden states after the final norm, as one vector of the hidden size.
+
+        `pooling`: "last" takes that of the last token, "mean" the mean of all. `normalize` makes the length 1. Raises
+        InvalidArgument for a request that cannot be served, InternalError for hidden states that are not numbers.
+        """
+        batch = _as_batch(prompts)
+        params = [SamplingParams(max_tokens=1)] * len(batch)
+        outputs = [self._new_output(prompt, params[0]) for prompt in batch]
+        _Run(self._model, outputs, params, use_tqdm, pooling).run()
+        for output in outputs:
+            if output.embedding is None:
+                raise InternalError(
+                    output.outputs[0].error or f"the request ended with {output.outputs[0].finish_reason}"
+                )
+        vectors = [output.embedding or [] for output in outputs]
+        return [unit_vector(vector) for vector in vectors] if normalize else vectors
+
     def _params_for(
         self, batch: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[SamplingParams]:
@@ -147,8 +168,16 @@ def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 class _Run:
     """One call of `generate`: keeps the engine's queue filled and collects events until all requests have ended."""
 
-    def __init__(self, model: Any, outputs: list[RequestOutput], params: list[SamplingParams], use_tqdm: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        outputs: list[RequestOutput],
+        params: list[SamplingParams],
+        use_tqdm: bool,
+        pooling: str = "none",
+    ) -> None:
         self._model = model
+        self._pooling = pooling
         self._outputs = {output.request_id: output for output in outputs}
         self._waiting = list(zip(reversed(outputs), reversed(params), strict=True))
         self._states: dict[str, RequestState] = {}
@@ -171,7 +200,7 @@ class _Run:
         while self._waiting:
             output, params = self._waiting[-1]
             try:
-                state = self._model.submit(output.request_id, output.prompt_token_ids, params)
+                state = self._model.submit(output.request_id, output.prompt_token_ids, params, pooling=self._pooling)
             except Overloaded:
                 if not self._states:
                     raise

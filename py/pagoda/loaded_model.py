@@ -77,10 +77,13 @@ class LoadedModel:
             raise InvalidArgument("the model was loaded without a tokenizer; prompts must be token ids")
         return self.tokenizer
 
-    def submit(self, request_id: str, prompt_token_ids: Sequence[int], params: Any, tenant: str = "") -> RequestState:
+    def submit(
+        self, request_id: str, prompt_token_ids: Sequence[int], params: Any, tenant: str = "", pooling: str = "none"
+    ) -> RequestState:
         """Queues a request. A missing seed is drawn, values not given take the model's defaults.
 
-        `tenant` is on whose behalf it is; the scheduling policy "fair" shares the engine among tenants.
+        `tenant` is on whose behalf it is; the scheduling policy "fair" shares the engine among tenants. `pooling`
+        "mean" or "last" asks for the prompt's embedding instead of a continuation.
 
         Raises InvalidArgument for a request that cannot be served, Overloaded when the queue is full, DeviceError when
         the engine has failed.
@@ -96,7 +99,7 @@ class LoadedModel:
         if grammar is not None:
             self.guide().open(request_id, grammar, params.n)
         try:
-            self.engine.submit(request_id, list(prompt_token_ids), params, bad_words, tenant)
+            self.engine.submit(request_id, list(prompt_token_ids), params, bad_words, tenant, pooling)
         except BaseException:
             if grammar is not None:
                 self.guide().drop(request_id, params.n)

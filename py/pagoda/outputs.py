@@ -45,7 +45,8 @@ class RequestOutput:
     """One prompt with its n continuations.
 
     `prompt` is None for a prompt of token ids. `prompt_logprobs` has one entry per prompt token, None for the first.
-    `num_cached_tokens` are those found in the prefix cache when choice 0 started; the others share what it computes.
+    `embedding` is the pooled hidden state, for `LLM.embed`. `num_cached_tokens` are those found in the prefix cache
+    when choice 0 started; the others share what it computes.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     num_cached_tokens: int = 0
+    embedding: list[float] | None = None
 
     @property
     def finished(self) -> bool:
@@ -67,3 +69,5 @@ class RequestOutput:
             self.num_cached_tokens = event.num_cached_tokens
         if event.prompt_logprobs is not None:
             self.prompt_logprobs = event.prompt_logprobs
+        if event.embedding is not None:
+            self.embedding = event.embedding

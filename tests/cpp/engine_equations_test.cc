@@ -22,6 +22,9 @@ std::vector<Request> mixed_requests(int count) {
     if (i % 7 == 3) request.params.cache_salt = "salt";
     if (i % 8 == 5) request.params.stop_token_ids = {3, 11, 19, 27};
     if (i % 8 == 5) request.params.min_tokens = std::min<int64_t>(4, *request.params.max_tokens);
+    if (i % 4 == 3 && request.params.n == 1 && !request.params.prompt_logprobs) {
+      request.pooling = i % 8 == 3 ? Pooling::mean : Pooling::last;
+    }
     requests.push_back(request);
   }
   return requests;

@@ -82,6 +82,7 @@ class Walk {
     if (pick(4) == 0) params.cache_salt = "salt";
     if (pick(6) == 0) params.allowed_token_ids = {2, 23, 30};
     params.priority = static_cast<int64_t>(pick(3));
+    if (pick(5) == 0 && params.n == 1 && !params.prompt_logprobs) request.pooling = one_of({Pooling::mean, Pooling::last});
     request.tenant = one_of({"ann", "bob", "eve"});
     return request;
   }

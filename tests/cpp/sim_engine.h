@@ -55,6 +55,7 @@ struct Transcript {
   int32_t num_cached_tokens = 0;
   std::string error;
   std::vector<int64_t> progress;  // of the prompt
+  std::vector<float> embedding;
 };
 
 inline bool same(const TokenLogprobs& a, const TokenLogprobs& b) {
@@ -69,6 +70,7 @@ inline void expect_same(const Transcript& a, const Transcript& b, const std::str
   EXPECT_EQ(a.finish, b.finish) << name;
   EXPECT_EQ(a.stop_token, b.stop_token) << name;
   EXPECT_EQ(a.error, b.error) << name;
+  EXPECT_EQ(a.embedding, b.embedding) << name;
 }
 
 inline Request make_request(std::string id, std::vector<int32_t> prompt, int64_t max_tokens, double temperature = 0) {
@@ -100,7 +102,9 @@ class SimEngine {
         cache_(&backend_, model_.kv_shape(), DType::f32, static_cast<int>(options.block_size), options.num_blocks,
                options.num_swap_blocks),
         arena_(backend_,
-               static_cast<size_t>(limits_.max_logit_rows() * options.vocab_size) * sizeof(float) + Arena::kAlignment),
+               static_cast<size_t>(limits_.max_logit_rows() * options.vocab_size + 2 * limits_.max_num_batched_tokens) *
+                       sizeof(float) +
+                   2 * Arena::kAlignment),
         scheduler_(limits_, options.rules, options.eos_tokens, kv_),
         runner_(model_, backend_, cache_, arena_, limits_, options.eos_tokens, options.add_row) {
     runner_.set_mask_timeout(options.mask_timeout);
@@ -175,7 +179,7 @@ class SimEngine {
       EXPECT_LT(planned.begin, planned.end);
       const int64_t num_expected = planned.seq->num_expected() - planned.wants_token;  // before this step
       EXPECT_LE(planned.end, num_expected);
-      EXPECT_EQ(planned.wants_token, planned.end == num_expected);
+      EXPECT_EQ(planned.wants_token, planned.end == num_expected && !planned.seq->pools());
       EXPECT_EQ(planned.token_source >= 0, planned.end > planned.seq->num_tokens());
       EXPECT_EQ(std::ssize(planned.seq->table.blocks), kv_.blocks_for(num_expected)) << "I5";
       num_tokens += planned.end - planned.begin;
@@ -199,6 +203,7 @@ class SimEngine {
       transcript.stop_token = output.stop_token;
       transcript.num_cached_tokens = output.num_cached_tokens;
       transcript.error = output.error;
+      transcript.embedding = output.embedding;
       if (output.num_prompt_computed) transcript.progress.push_back(output.num_prompt_computed);
       EXPECT_TRUE(output.num_prompt_computed == 0 || (output.tokens.empty() && output.finish == FinishReason::none));
     }
@@ -229,7 +234,8 @@ inline std::vector<Transcript> alone(const Request& request, const SimOptions& o
   roomy.hooks = {};
   roomy.steps_in_flight = 1;
   Request bounded = request;
-  bounded.params.max_tokens = options.limits().max_output(request);  // more room must not mean more output
+  if (request.pooling == Pooling::none)
+    bounded.params.max_tokens = options.limits().max_output(request);  // not more in more room
   SimEngine engine(roomy);
   engine.add(bounded);
   engine.run();

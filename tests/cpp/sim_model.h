@@ -48,7 +48,10 @@ class SimModel : public Model {
   int64_t max_context() const override { return 1 << 20; }
   KvShape kv_shape() const override { return {1, 1, 2}; }  // with f32: 16 bytes per slot
 
-  Tensor forward(const Batch& batch, KvCache& kv, Ops& ops) override {
+  int64_t hidden_size() const override { return 2; }
+
+  using Model::forward;
+  Tensor forward(const Batch& batch, KvCache& kv, Ops& ops, Tensor* hidden) override {
     if (faults_ && faults_->throw_at_forward == num_forwards_++) throw std::runtime_error("simulated device failure");
     if (faults_ && faults_->slow) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     while (faults_ && faults_->hang) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -57,6 +60,7 @@ class SimModel : public Model {
     std::vector<uint64_t> contexts(static_cast<size_t>(batch.num_tokens));
     for (int seq = 0; seq < batch.num_seqs; ++seq) store(batch, seq, slots);
     for (int seq = 0; seq < batch.num_seqs; ++seq) attend(batch, seq, slots, contexts);
+    if (hidden) fill_hidden(batch, contexts, *hidden = ops.allocate(DType::f32, {batch.num_tokens, hidden_size()}));
     for (int row = 0; row < batch.num_logit_rows; ++row) {
       const int32_t token = batch.logit_rows[row];
       const bool is_nan = faults_ && faults_->nan_after == batch.token_ids[token];
@@ -79,6 +83,17 @@ class SimModel : public Model {
     int32_t position;
     uint64_t context;  // of all tokens up to this one: keys and values depend on them all
   };
+
+  /// Like the logits, numbers that depend on all the context.
+  void fill_hidden(const Batch& batch, const std::vector<uint64_t>& contexts, const Tensor& hidden) const {
+    for (int t = 0; t < batch.num_tokens; ++t) {
+      const bool is_nan = faults_ && faults_->nan_after == batch.token_ids[t];
+      for (int64_t i = 0; i < hidden_size(); ++i) {
+        hidden.row<float>(t)[i] =
+            is_nan ? std::numeric_limits<float>::quiet_NaN() : logit(contexts[static_cast<size_t>(t)], 1000 + i) / 3;
+      }
+    }
+  }
 
   static int64_t slot_of(const Batch& batch, int seq, int64_t position) {
     return int64_t{batch.block_table[int64_t{seq} * batch.max_blocks + position / batch.block_size]} * batch.block_size +

@@ -86,6 +86,7 @@ class FakeClient:
         self.max_model_len = max_model_len
         self.tokenizer: ByteTokenizer | None = ByteTokenizer()
         self.vocab_size = ByteTokenizer.vocab_size
+        self.hidden_size = 4
         self.chat_template: ChatTemplate | None = chat_template()
         self.default_params: dict[str, Any] = {}
         self.delay_s = 0.0
@@ -144,7 +145,12 @@ class FakeClient:
         return self.stalled_s
 
     async def generate(
-        self, prompt_token_ids: list[int], params: SamplingParams, request_id: str | None = None, tenant: str = ""
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        tenant: str = "",
+        pooling: str = "none",
     ) -> AsyncIterator[TokenEvent]:
         """One event a step for each choice, choice 0 first."""
         if self.refusal is not None:
@@ -158,6 +164,12 @@ class FakeClient:
             await asyncio.sleep(self.first_delay_s)
             room = self.max_model_len - len(prompt_token_ids)
             count = room if params.max_tokens is None else params.max_tokens
+            if pooling != "none":
+                await asyncio.sleep(self.delay_s)
+                ended = True
+                self.finished += 1
+                yield embedding_event(prompt_token_ids, pooling)
+                return
             states = [""] * params.n
             for done in self.progress:
                 yield progress_event(done)
@@ -228,6 +240,13 @@ class FakeClient:
         if params.prompt_logprobs is None:
             return None
         return [None, *(self._logprobs(token, params.prompt_logprobs) for token in prompt[1:])]
+
+
+def embedding_event(prompt: list[int], pooling: str) -> TokenEvent:
+    """Four numbers: the last token or the mean, the number of tokens, and 0 twice."""
+    first = float(prompt[-1]) if pooling == "last" else sum(prompt) / len(prompt)
+    vector = [first, float(len(prompt)), 0.0, 0.0]
+    return TokenEvent(0, "", [], None, "stop", None, 1000, None, None, 0, None, vector)
 
 
 def progress_event(num_prompt_computed: int) -> TokenEvent:

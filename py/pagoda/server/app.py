@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pagoda.server import admin, edge, info, messages, openapi, requests, responses, security, text, timeline
+from pagoda.server import admin, edge, embeddings, info, messages, openapi, requests, responses, security, text, timeline
 from pagoda.server.chat import create_chat_completion
 from pagoda.server.completions import create_completion
 from pagoda.server.settings import ServerSettings
@@ -39,6 +39,7 @@ ROUTES = (
     Route("POST", "/v1/completions", create_completion, inference=True),
     Route("POST", "/v1/chat/completions", create_chat_completion, inference=True),
     Route("POST", "/v1/responses", responses.create_response, inference=True),
+    Route("POST", "/v1/embeddings", embeddings.create_embedding, inference=True),
     Route("POST", "/v1/messages", messages.create_message, inference=True),
     Route("POST", "/v1/messages/count_tokens", messages.count_tokens),
     Route("POST", "/v1/chat/completions/render", text.render_chat),

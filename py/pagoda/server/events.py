@@ -56,12 +56,14 @@ class EventStream:
         params: SamplingParams,
         identity: Identity,
         timeout_s: float | None = None,
+        pooling: str = "none",
     ) -> None:
         self.identity = identity
         self._state = state
         self._prompts = prompts
         self._params = params
         self._request_id = identity.ids[0]
+        self._pooling = pooling
         self._timeout_s = state.settings.request_timeout_s if timeout_s is None else timeout_s
         self._queue: asyncio.Queue[Any] = asyncio.Queue(_MAX_QUEUED_EVENTS)
         self._tasks: list[asyncio.Task[None]] = []
@@ -136,7 +138,7 @@ class EventStream:
         outcome: Any = _FINISHED
         try:
             events = self._state.client.generate(
-                prompt, self._params, f"{self._request_id}-{index}", self.identity.tenant
+                prompt, self._params, f"{self._request_id}-{index}", self.identity.tenant, self._pooling
             )
             try:
                 async for event in events:

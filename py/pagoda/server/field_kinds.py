@@ -98,6 +98,17 @@ def string(max_chars: int, min_chars: int = 0) -> Text:
     return Text(max_chars, min_chars)
 
 
+def word(*allowed: str) -> Kind:
+    """One of the allowed words."""
+
+    def check(name: str, value: Any, limits: Limits) -> str:
+        if value not in allowed:
+            raise invalid(name, f"{name} must be one of {', '.join(allowed)}, got {show(value)}", "invalid_value")
+        return str(value)
+
+    return check
+
+
 def any_object(name: str, value: Any, limits: Limits) -> dict[str, Any]:
     """A JSON object."""
     if not isinstance(value, dict):

@@ -141,11 +141,12 @@ def open_stream(
     params: SamplingParams,
     answer_id: str,
     options: Options,
+    pooling: str = "none",
 ) -> EventStream:
     """The events of a request for its prompts, in the name of whoever sent it."""
     caller = request.app[KEYS].caller(request.headers)
     identity = Identity((answer_id, request[REQUEST_ID]), caller, caller or options.user)
-    return EventStream(state, prompts, params, identity, options.timeout_s)
+    return EventStream(state, prompts, params, identity, options.timeout_s, pooling)
 
 
 async def respond(

@@ -197,7 +197,7 @@ class ChatRequest:
 
 def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = False) -> CompletionRequest:
     """Checks a completions body. Raises ApiError 400."""
-    values, ignored = _check_fields(body, {**SAMPLING, **COMMON, **COMPLETION_ONLY}, limits, strict)
+    values, ignored = check_fields(body, {**SAMPLING, **COMMON, **COMPLETION_ONLY}, limits, strict)
     sampling = _sampling(values)
     prompts = parse_prompts(values.get("prompt"), limits.vocab_size)
     count = len(prompts) * sampling.get("n", 1)
@@ -214,7 +214,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = Fal
         if echo:
             sampling["prompt_logprobs"] = max(logprobs, sampling.get("prompt_logprobs", 0))
     return CompletionRequest(
-        options=_options(values, ignored),
+        options=make_options(values, ignored),
         prompts=prompts,
         sampling=sampling,
         echo=echo,
@@ -227,7 +227,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = Fal
 
 def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) -> ChatRequest:
     """Checks a chat body. Raises ApiError 400."""
-    values, ignored = _check_fields(body, {**SAMPLING, **COMMON, **CHAT_ONLY}, limits, strict)
+    values, ignored = check_fields(body, {**SAMPLING, **COMMON, **CHAT_ONLY}, limits, strict)
     sampling = _sampling(values)
     longest = values.get("max_completion_tokens")
     if longest is not None:
@@ -251,7 +251,7 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) ->
         text = "continue_final_message and add_generation_prompt must not both be true"
         raise invalid("continue_final_message", text, "invalid_value")
     return ChatRequest(
-        options=_options(values, ignored),
+        options=make_options(values, ignored),
         messages=parse_messages(values.get("messages"), limits),
         sampling=sampling,
         top_logprobs=top_logprobs,
@@ -316,7 +316,7 @@ def make_params(sampling: Mapping[str, Any], defaults: Mapping[str, Any], vocab_
         raise invalid(name, clean(str(error)), "invalid_value") from None
 
 
-def _check_fields(
+def check_fields(
     body: Mapping[str, Any], table: Mapping[str, Kind], limits: Limits, strict: bool
 ) -> tuple[dict[str, Any], Ignored]:
     """Checked values of the fields that are present and not null, and those that have no effect."""
@@ -352,7 +352,7 @@ def _sampling(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in SAMPLING}
 
 
-def _options(values: Mapping[str, Any], ignored: Ignored) -> Options:
+def make_options(values: Mapping[str, Any], ignored: Ignored) -> Options:
     stream, stream_options = values.get("stream", False), values.get("stream_options", {})
     if stream_options and not stream:
         raise invalid("stream_options", "stream_options needs stream to be true", "invalid_value")
