@@ -2,27 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A change of one file and the tests that must notice it."""
-
-    name: str
-    file: str
-    """Below the repository, as `source`."""
-    before: str
-    """The exact text that is replaced, of one line if possible; it occurs `count` times."""
-    after: str
-    test: str
-    """A source in tests/cuda, without its suffix."""
-    tests: str
-    """Which of its tests, as --gtest_filter takes them."""
-    source: str = ""
-    """What is compiled again, if `file` is a header."""
-    count: int = 1
-
+from mutant import Mutant
+from product_mutants import PRODUCTS
 
 _ROWS = [
     Mutant(
@@ -38,6 +19,14 @@ _ROWS = [
         "cuda/norm.cu",
         "col + i < p.cols ? v[i] - mean : 0.0f",
         "v[i] - mean",
+        "norm_test",
+        "Norm.layer_norm_holds_far_from_zero",
+    ),
+    Mutant(
+        "the mean of the differences from the mean is dropped",
+        "cuda/norm.cu",
+        "return {mean, rest,",
+        "return {mean, 0,",
         "norm_test",
         "Norm.layer_norm_holds_far_from_zero",
     ),
@@ -321,97 +310,6 @@ _PREFILL = [
     ),
 ]
 
-_PRODUCTS = [
-    Mutant(
-        "a stage is multiplied before it has arrived",
-        "cuda/linear_ring.cuh",
-        "cp_async_wait<kStages - 2>",
-        "cp_async_wait<kStages - 1>",
-        "linear_test",
-        "Linear.every_tile_gives_the_same_bits",
-        "cuda/linear_bf16.cu",
-    ),
-    Mutant(
-        "a group's warps do not wait for each other's copies",
-        "cuda/linear_ring.cuh",
-        "gpu::named_barrier_sync(static_cast<unsigned>(1 + group_), kThreads);",
-        "",
-        "linear_test",
-        "Linear.no_schedule_of_threads_changes_bits",
-        "cuda/linear_bf16.cu",
-    ),
-    Mutant(
-        "slices are added in descending order",
-        "cuda/linear_kernel.cuh",
-        "for (int other = 1; other < num_slices; ++other)",
-        "for (int other = num_slices - 1; other > 0; --other)",
-        "linear_test",
-        "Linear.every_tile_gives_the_same_bits",
-        "cuda/linear_bf16.cu",
-    ),
-    Mutant(
-        "a vector behind the row of x is multiplied with zeros",
-        "cuda/linear_ring.cuh",
-        "col < cols_)",
-        "col <= cols_)",
-        "linear_test",
-        "Linear.rows_may_be_strided_and_unaligned",
-        "cuda/linear_bf16.cu",
-    ),
-    Mutant(
-        "all chunks of a unit take the scales of the first",
-        "cuda/linear_weights.cuh",
-        " + 2 * chunk + ",
-        " + ",
-        "linear_test",
-        "Linear.large_products_are_right",
-        "cuda/linear_q4.cu",
-        2,
-    ),
-    Mutant(
-        "every expert gets the bias of the first",
-        "cuda/linear_kernel.cuh",
-        "int64_t{work.expert} * job.rows + ",
-        "",
-        "grouped_linear_test",
-        "GroupedLinear.sums_are_right",
-        "cuda/linear_q4.cu",
-    ),
-    Mutant(
-        "an expert's first tile is looked for in the one before",
-        "cuda/linear_kernel.cuh",
-        "upto > tile",
-        "upto >= tile",
-        "grouped_linear_test",
-        "GroupedLinear.sums_are_right",
-        "cuda/linear_q4.cu",
-    ),
-    Mutant(
-        "the grid has room for one tile that is partly filled",
-        "cuda/linear.cu",
-        "std::min(job.num_experts, job.num_tokens)",
-        "1",
-        "grouped_linear_test",
-        "GroupedLinear.sums_are_right",
-    ),
-    Mutant(
-        "of equal logits the last lane's expert is chosen",
-        "cuda/moe.cu",
-        "~__reduce_max_sync(~0u, best_order == order ? ~best : INT_MIN)",
-        "__reduce_max_sync(~0u, best_order == order ? best : INT_MIN)",
-        "moe_test",
-        "Route.gives_the_bits_of_the_cpu",
-    ),
-    Mutant(
-        "a count grows while other lanes read it",
-        "cuda/moe.cu",
-        "    __syncwarp();\n    if (expert >= 0 && lane",
-        "    if (expert >= 0 && lane",
-        "moe_test",
-        "Route.no_schedule_of_threads_changes_anything",
-    ),
-]
-
 _SAMPLER = [
     Mutant(
         "a draw takes the next random number",
@@ -493,4 +391,4 @@ _SAMPLER = [
     ),
 ]
 
-MUTANTS = [*_ROWS, *_DECODE, *_PREFILL, *_PRODUCTS, *_SAMPLER]
+MUTANTS = [*_ROWS, *_DECODE, *_PREFILL, *PRODUCTS, *_SAMPLER]
