@@ -17,6 +17,7 @@ namespace lt {
 
 using Status = int;
 constexpr Status kSuccess = 0;
+constexpr Status kInvalidValue = 7;
 constexpr Status kNotSupported = 15;
 
 struct Context;           // cublasLtHandle_t points to it
@@ -40,15 +41,23 @@ struct HeuristicResult {
 };
 static_assert(sizeof(HeuristicResult) == 96 && offsetof(HeuristicResult, state) == 72);
 
-enum class DataType : int32_t { f32 = 0, bf16 = 14 };           // cudaDataType
-enum class ComputeType : int32_t { f32 = 68 };                  // cublasComputeType_t
-enum class Operation : int32_t { none = 0, transpose = 1 };     // cublasOperation_t
-enum class DescAttribute : int32_t { transa = 3, transb = 4 };  // cublasLtMatmulDescAttributes_t, both of int32
-enum class LayoutAttribute : int32_t {                          // cublasLtMatrixLayoutAttribute_t
-  type = 0,                                                     ///< uint32
-  rows = 2,                                                     ///< uint64
-  cols = 3,                                                     ///< uint64
-  leading_dimension = 4,                                        ///< int64
+enum class DataType : int32_t { f32 = 0, bf16 = 14, e4m3 = 28 };        // cudaDataType
+enum class ComputeType : int32_t { f32 = 68 };                          // cublasComputeType_t
+enum class Operation : int32_t { none = 0, transpose = 1 };             // cublasOperation_t
+enum class ScaleMode : int32_t { one_number = 0, vector_of_rows = 3 };  // cublasLtMatmulMatrixScale_t, 3: OUTER_VEC_32F
+enum class DescAttribute : int32_t {                                    // cublasLtMatmulDescAttributes_t
+  transa = 3,                                                           ///< Operation
+  transb = 4,                                                           ///< Operation
+  a_scale_pointer = 17,                                                 ///< to device memory, as is the next
+  b_scale_pointer = 18,
+  a_scale_mode = 31,  ///< ScaleMode; libraries of CUDA 12.9 and newer know the vectors
+  b_scale_mode = 32,
+};
+enum class LayoutAttribute : int32_t {  // cublasLtMatrixLayoutAttribute_t
+  type = 0,                             ///< uint32
+  rows = 2,                             ///< uint64
+  cols = 3,                             ///< uint64
+  leading_dimension = 4,                ///< int64
 };
 enum class PreferenceAttribute : int32_t {  // cublasLtMatmulPreferenceAttributes_t
   max_workspace_bytes = 1,                  ///< uint64
@@ -64,7 +73,8 @@ constexpr uint32_t kReductionComputeType = 2;
 
 }  // namespace lt
 
-/// The library's functions; `path` says where it was found. Matrices are column-major: D = alpha * op(A) * op(B) + beta * C.
+/// The library's functions; `path` says where it was found. Matrices are column-major: D = alpha * op(A) * op(B) + beta * C,
+/// with vectors of scales D[i, j] = alpha * a_scale[i] * b_scale[j] * ...
 struct CublasLt {
   std::string path;
 

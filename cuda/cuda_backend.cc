@@ -15,7 +15,10 @@ namespace {
 size_t plan_linear(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats) {
   const MatrixFormat format = matrix_format(formats);
   const size_t own = linear_workspace(num_tokens, rows, cols, format);
-  return format == MatrixFormat::bf16 ? std::max(own, Gemm::kWorkspaceBytes) : own;
+  if (format == MatrixFormat::q8 || format == MatrixFormat::q4) return own;
+  // Whether blocks of e4m3 have one scale in each row shows only in the parts.
+  const MatrixFormat most = format == MatrixFormat::f8_blocks ? MatrixFormat::f8 : format;
+  return std::max(own, Gemm::workspace_bytes(most, num_tokens, cols));
 }
 
 size_t plan_grouped_linear(int64_t num_pairs, int64_t cols, std::span<const WeightFormat> formats, ExpertInput input) {
@@ -108,18 +111,23 @@ Weight CudaBackend::pack(std::span<const WeightPart> parts) {
   const Buffer memory = memory_.allocate(packed_bytes(parts));
   Weight weight =
       pack_weight(parts, memory, [this](void* device, const void* host, size_t bytes) { upload(device, host, bytes); });
-  if (matrix_of(weight).format == MatrixFormat::bf16) plain_matrices_.push_back(matrix_of(weight));
+  const Matrix& matrix = matrix_of(weight);
+  if (matrix.format == MatrixFormat::bf16 || matrix.format == MatrixFormat::f8) tried_matrices_.push_back(matrix);
   return weight;
 }
 
-/// Products with plain weights may be computed by cuBLASLt: which way is faster is measured, or read from an earlier start.
+/// Products with bf16 and f8 may be computed by cuBLASLt: which way is faster is measured, or read from an earlier start.
 void CudaBackend::tune(std::span<const LinearUse> uses) {
   enter();
   std::vector<GemmShape> shapes;
   for (const LinearUse& use : uses) {
-    const auto found = std::ranges::find_if(
-        plain_matrices_, [&](const Matrix& matrix) { return matrix.rows == use.rows && matrix.cols == use.cols; });
-    if (found != plain_matrices_.end()) shapes.push_back({use.rows, use.cols, found->stride, use.out, use.max_tokens});
+    for (const MatrixFormat format : {MatrixFormat::bf16, MatrixFormat::f8}) {
+      const auto found = std::ranges::find_if(tried_matrices_, [&](const Matrix& matrix) {
+        return matrix.format == format && matrix.rows == use.rows && matrix.cols == use.cols;
+      });
+      if (found == tried_matrices_.end()) continue;
+      shapes.push_back({use.rows, use.cols, found->stride, use.out, use.max_tokens, format});
+    }
   }
   if (shapes.empty()) return;
   gemm_.emplace(load_cublaslt(options_.library_folders));
@@ -160,6 +168,16 @@ void CudaBackend::route(const Routing& out, const Tensor& logits, const RouteArg
 void CudaBackend::grouped_linear(const Tensor& out, const Tensor& x, const Weight& experts, const float* bias,
                                  const Routing& routing, ExpertInput input, void* workspace) {
   cuda::grouped_linear(queue_, out, x, matrix_of(experts), bias, routing, input, workspace);
+}
+
+/// By cuBLASLt in two steps, by our own kernel in one.
+void CudaBackend::gated_linear(const Tensor& out, const Tensor& gate_up, const Tensor& x, const Weight& weight,
+                               const float* bias, Activation activation, void* workspace) {
+  const GemmOperands operands{gate_up, x, matrix_of(weight)};
+  if (gemm_ && gemm_->takes(operands)) {
+    return Backend::gated_linear(out, gate_up, x, weight, bias, activation, workspace);
+  }
+  cuda::gated_linear(queue_, out, gate_up, x, operands.weight, bias, activation, workspace);
 }
 
 void CudaBackend::combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) {

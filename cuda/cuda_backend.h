@@ -63,6 +63,8 @@ class CudaBackend final : public Backend {
   void route(const Routing& out, const Tensor& logits, const RouteArgs& args) override;
   void grouped_linear(const Tensor& out, const Tensor& x, const Weight& experts, const float* bias, const Routing& routing,
                       ExpertInput input, void* workspace) override;
+  void gated_linear(const Tensor& out, const Tensor& gate_up, const Tensor& x, const Weight& weight, const float* bias,
+                    Activation activation, void* workspace) override;
   void combine_experts(const Tensor& out, const Tensor& y, const Routing& routing) override;
   void sigmoid_scale(const Tensor& x, const Tensor& gate) override;
   void rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch) override;
@@ -87,7 +89,7 @@ class CudaBackend final : public Backend {
   GraphCache graphs_;
   Sampler sampler_;
   Buffer copies_;                       // [kMaxCopies], of the newest launch of copy_blocks
-  std::vector<Matrix> plain_matrices_;  // of bf16, as packed
+  std::vector<Matrix> tried_matrices_;  // those that cuBLASLt can multiply, as packed
   std::optional<Gemm> gemm_;            // once there are such matrices and `tune` was called
 };
 

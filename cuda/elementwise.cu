@@ -2,6 +2,7 @@
 // Bound by memory: add, scale, activation and sigmoid_scale move 2 or 3 times the tensor, gated_activation 3 and gather_rows 2
 // times the output; the exponentials, about 22 instructions an element, stay below half of what can be issued meanwhile. Called
 // by CudaBackend.
+#include "cuda/activation.cuh"
 #include "cuda/elementwise.cuh"
 #include "cuda/kernels.h"
 
@@ -12,33 +13,6 @@ constexpr int kUnroll = 2;
 using Grid = VectorGrid<kUnroll>;
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-/// NaN stays NaN in all of them.
-template <Activation kActivation>
-__device__ __forceinline__ float activate(float x) {
-  if constexpr (kActivation == Activation::silu) {
-    return x / (1.0f + expf(-x));
-  } else if constexpr (kActivation == Activation::gelu_tanh) {
-    // 1 + tanh(u) = 2 / (1 + e^-2u)
-    return x / (1.0f + expf(-1.5957691216057308f * (x * fmaf(x * x, 0.044715f, 1.0f))));
-  } else if constexpr (kActivation == Activation::gelu) {
-    return 0.5f * x * erfcf(-0.70710678118654752f * x);  // 1 + erf(y) = erfc(-y), which does not cancel
-  } else {
-    static_assert(kActivation == Activation::relu);
-    return x < 0.0f ? 0.0f : x;
-  }
-}
-
-template <Activation kActivation>
-__device__ __forceinline__ float gated(float gate, float up) {
-  if constexpr (kActivation == Activation::clamped_swiglu) {
-    const float g = gate > 7.0f ? 7.0f : gate;
-    const float u = up > 7.0f ? 7.0f : up < -7.0f ? -7.0f : up;
-    return g / (1.0f + expf(-1.702f * g)) * (u + 1.0f);
-  } else {
-    return activate<kActivation>(gate) * up;
-  }
-}
 
 /// residual += scale * x.
 __global__ void __launch_bounds__(kVectorThreads) add_kernel(Rows<Bf16> residual, Rows<const Bf16> x, float scale, Grid grid) {

@@ -1,6 +1,6 @@
 // Rows of an embedding table. Parallel over vectors of eight elements of the output, four to a thread and all four under way
 // before the first is used, so that few tokens keep memory busy too. Bound by memory: a row is read once (2 bytes an element,
-// or 1.06 and 0.63 of q8 and q4) and written once as bf16. Called by CudaBackend.
+// of q8 1.06, q4 0.63, f8 1 and f8_blocks 1.13) and written once as bf16. Called by CudaBackend.
 #include "cuda/elementwise.cuh"
 #include "cuda/kernels.h"
 
@@ -77,6 +77,32 @@ struct Q4Table {
   }
 };
 
+/// e4m3 with a scale for each row, or for each block of 32.
+template <bool kBlocks>
+struct E4m3Table {
+  struct Loaded {
+    uint2 values;
+    float d;
+  };
+  const uint8_t* values;
+  const float* scales;  ///< [rows] or [rows, stride / 32]
+  int64_t stride;
+
+  __device__ __forceinline__ Loaded load(int64_t row, int col) const {
+    const int64_t at = row * stride + col;
+    return {*reinterpret_cast<const uint2*>(values + at), scales[kBlocks ? at / 32 : row]};
+  }
+  __device__ __forceinline__ static Packed<Bf16> dequantise(const Loaded& loaded, int) {
+    const uint32_t words[2] = {loaded.values.x, loaded.values.y};
+    float out[kVector];
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) out[i] = loaded.d * to_float(E4m3{static_cast<uint8_t>(words[i / 4] >> (i % 4 * 8))});
+    Packed<Bf16> packed;
+    pack(packed, out);
+    return packed;
+  }
+};
+
 template <class Table>
 __global__ void __launch_bounds__(kVectorThreads) embed_kernel(Rows<Bf16> out, Table table, const int32_t* ids, Grid grid) {
   gpu::wait_for_grid();
@@ -114,6 +140,10 @@ void embed(const Queue& queue, const Tensor& out, const Matrix& table, const int
       return embed_from<Q8Table>(queue, out, table, ids);
     case MatrixFormat::q4:
       return embed_from<Q4Table>(queue, out, table, ids);
+    case MatrixFormat::f8:
+      return embed_from<E4m3Table<false>>(queue, out, table, ids);
+    case MatrixFormat::f8_blocks:
+      return embed_from<E4m3Table<true>>(queue, out, table, ids);
   }
 }
 

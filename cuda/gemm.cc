@@ -10,11 +10,14 @@
 namespace pagoda::cuda {
 namespace {
 
-/// Whether dense rows of x and of the output, as they are while the engine runs, suit cuBLASLt.
+/// Whether the weight and dense rows of x and of the output, as they are while the engine runs, suit cuBLASLt.
 bool aligned(const GemmShape& shape) {
   GemmOperands operands;
   operands.x = Tensor::dense(nullptr, DType::bf16, {1, shape.cols});
   operands.out = Tensor::dense(nullptr, shape.out, {1, shape.rows});
+  operands.weight.format = shape.format;
+  operands.weight.rows = shape.rows;
+  operands.weight.cols = shape.cols;
   return fits_cublaslt(operands);
 }
 
@@ -55,7 +58,7 @@ const GemmPlan* Gemm::plan(const GemmOperands& operands) const {
   const auto found = std::ranges::find_if(plans_, [&](const GemmPlan& plan) {
     const GemmShape& shape = plan.shape;
     return shape.rows == weight.rows && shape.cols == weight.cols && shape.stride == weight.stride &&
-           shape.out == operands.out.dtype;
+           shape.out == operands.out.dtype && shape.format == weight.format;
   });
   return found == plans_.end() ? nullptr : &*found;
 }
@@ -78,7 +81,7 @@ void Gemm::run(const Queue& queue, const GemmOperands& operands, const float* bi
   if (operands.out.rows() == 0) return;
   const lt::Algorithm* chosen = algorithm(operands);
   ensure(chosen, "a product was given to cuBLASLt that it does not take");
-  if (!matmul_.run(queue.stream, operands, *chosen, workspace)) {
+  if (!matmul_.run(queue, operands, *chosen, workspace)) {
     throw DeviceError(str("cuBLASLt refuses its algorithm for ", operands.out.rows(), " tokens and a weight of [",
                           operands.weight.rows, ", ", operands.weight.cols, "]"));
   }

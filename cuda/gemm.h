@@ -1,5 +1,5 @@
-// Products with bf16 weights by cuBLASLt: which algorithm, if any, is found out by trying when the engine starts. Owned by
-// CudaBackend, whose `linear` gives a product to this if it takes it, and to our own kernel otherwise.
+// Products with weights in bf16 or f8 by cuBLASLt: which algorithm, if any, is found out by trying when the engine starts.
+// Owned by CudaBackend, whose `linear` gives a product to this if it takes it, and to our own kernel otherwise.
 #pragma once
 
 #include <cstddef>
@@ -29,19 +29,22 @@ struct GemmSetup {
 /// `run` can be recorded. Calls come from one thread.
 class Gemm {
  public:
-  static constexpr size_t kWorkspaceBytes = LtMatmul::kWorkspaceBytes;
+  /// What `run` needs, for this many tokens or fewer.
+  static constexpr size_t workspace_bytes(MatrixFormat format, int64_t num_tokens, int64_t cols) {
+    return LtMatmul::workspace_bytes(format, num_tokens, cols);
+  }
 
   /// Throws DeviceError. `library` outlives this.
   explicit Gemm(const CublasLt& library) : matmul_(library) {}
 
   /// Makes a plan for each shape, deterministic if the queue is; takes GPU memory for the largest product while it works.
-  /// Shapes whose dense rows do not begin at multiples of 16 bytes get none. Throws DeviceError.
+  /// Shapes that the library cannot take (dense rows that do not begin at multiples of 16 bytes) get none. Throws DeviceError.
   void prepare(const Queue& queue, std::span<const GemmShape> shapes, const GemmSetup& setup);
   /// The plan for products like this one, null if there is none.
   const GemmPlan* plan(const GemmOperands& operands) const;
   /// Whether `run` computes this product; if not, our own kernel does.
   bool takes(const GemmOperands& operands) const;
-  /// out = x * weight^T + bias (f32 or null) for a product that it takes; `workspace` has kWorkspaceBytes. Only enters the
+  /// out = x * weight^T + bias (f32 or null) for a product that it takes; `workspace` has workspace_bytes. Only enters the
   /// queue. Throws DeviceError.
   void run(const Queue& queue, const GemmOperands& operands, const float* bias, void* workspace);
 

@@ -21,8 +21,9 @@ namespace pagoda::cuda {
 namespace {
 
 /// Raised when files of before must not be used any more: another layout, or kernels of ours that are faster than they were.
-constexpr int kRevision = 1;
+constexpr int kRevision = 2;
 constexpr const char* kOwn = "own";
+constexpr const char *kBf16 = "bf16", *kF8 = "f8";
 
 /// Text that can stand in a file's name and in a JSON string.
 std::string plain(const std::string& text) {
@@ -58,7 +59,8 @@ std::optional<lt::Algorithm> parse_algorithm(const std::string& text) {
 std::string plan_text(const GemmPlan& plan) {
   std::ostringstream out;
   out << "{\"rows\": " << plan.shape.rows << ", \"cols\": " << plan.shape.cols << ", \"stride\": " << plan.shape.stride
-      << ", \"out\": \"" << dtype_name(plan.shape.out) << "\", \"max_tokens\": " << plan.shape.max_tokens
+      << ", \"out\": \"" << dtype_name(plan.shape.out) << "\", \"max_tokens\": " << plan.shape.max_tokens << ", \"format\": \""
+      << (plan.shape.format == MatrixFormat::f8 ? kF8 : kBf16) << '"'
       << ", \"deterministic\": " << (plan.deterministic ? "true" : "false") << ", \"buckets\": [";
   const char* separator = "";
   for (const GemmBucket& bucket : plan.buckets) {
@@ -72,8 +74,9 @@ std::string plan_text(const GemmPlan& plan) {
 
 GemmPlan parse_plan(const Json& json) {
   GemmPlan plan;
-  plan.shape = {json.get_int("rows"), json.get_int("cols"), json.get_int("stride"),
-                json.get_string("out") == dtype_name(DType::f32) ? DType::f32 : DType::bf16, json.get_int("max_tokens")};
+  plan.shape = {json.get_int("rows"),       json.get_int("cols"),
+                json.get_int("stride"),     json.get_string("out") == dtype_name(DType::f32) ? DType::f32 : DType::bf16,
+                json.get_int("max_tokens"), json.get_string("format") == kF8 ? MatrixFormat::f8 : MatrixFormat::bf16};
   plan.deterministic = json.get_bool("deterministic");
   for (const Json& bucket : json.at("buckets").items()) {
     plan.buckets.push_back({bucket.get_int("max_tokens"), parse_algorithm(bucket.get_string("algorithm"))});

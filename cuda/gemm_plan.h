@@ -9,6 +9,7 @@
 
 #include "core/dtype.h"
 #include "cuda/cublaslt.h"
+#include "cuda/matrix.h"
 
 namespace pagoda::cuda {
 
@@ -19,6 +20,7 @@ struct GemmShape {
   int64_t stride = 0;  ///< of the weight's rows
   DType out = DType::bf16;
   int64_t max_tokens = 0;
+  MatrixFormat format = MatrixFormat::bf16;  ///< or f8
 
   bool operator==(const GemmShape&) const = default;
 };

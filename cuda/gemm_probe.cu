@@ -12,7 +12,7 @@ constexpr int kFillThreads = 128;
 constexpr int kHashWarps = 4;
 
 struct ProbeArgs {
-  Bf16* values;  // [rows, stride]
+  void* values;  // [rows, stride]
   int64_t cols, stride;
   uint32_t seed;
   float mirrored_sign;
@@ -24,6 +24,17 @@ __device__ __forceinline__ uint64_t mixed(uint64_t x) {
   return x ^ x >> 31;
 }
 
+/// An odd number in (-2^23, 2^23), never zero, in parts of 2^23.
+__device__ __forceinline__ void make_value(Bf16& value, uint64_t random, float sign) {
+  value = from_float<Bf16>(sign * static_cast<float>(static_cast<int32_t>((random >> 40) | 1u) - (1 << 23)) * 0x1p-23f);
+}
+/// Any code but 448 and NaN.
+__device__ __forceinline__ void make_value(E4m3& value, uint64_t random, float sign) {
+  const uint32_t magnitude = static_cast<uint32_t>(random >> 40 & 0x7fu) % 126u;
+  value = from_float<E4m3>(sign * (random >> 63 ? -1.0f : 1.0f) * to_float(E4m3{static_cast<uint8_t>(magnitude)}));
+}
+
+template <class T>
 __global__ void fill_kernel(ProbeArgs args) {
   gpu::wait_for_grid();
   const int64_t row = blockIdx.x, half = args.cols / 2;
@@ -31,10 +42,9 @@ __global__ void fill_kernel(ProbeArgs args) {
     const bool mirrored = col >= half && col < 2 * half;
     const uint64_t place = static_cast<uint64_t>(row) << 32 | static_cast<uint64_t>(mirrored ? col - half : col);
     const uint64_t random = mixed(place + args.seed * 0x9e3779b97f4a7c15ull);
-    // an odd number in (-2^23, 2^23): never zero
-    const float value = static_cast<float>(static_cast<int32_t>((random >> 40) | 1u) - (1 << 23)) * 0x1p-23f;
-    args.values[row * args.stride + col] =
-        from_float<Bf16>(col < args.cols ? (mirrored ? args.mirrored_sign : 1.0f) * value : 0.0f);
+    T value{};
+    if (col < args.cols) make_value(value, random, mirrored ? args.mirrored_sign : 1.0f);
+    static_cast<T*>(args.values)[row * args.stride + col] = value;
   }
 }
 
@@ -59,8 +69,9 @@ __global__ void hash_kernel(HashArgs args) {
 }  // namespace
 
 void fill_probe(const Queue& queue, const Tensor& matrix, uint32_t seed, bool negated) {
-  const ProbeArgs args{matrix.as<Bf16>(), matrix.cols(), matrix.row_stride, seed, negated ? -1.0f : 1.0f};
-  launch(queue, {static_cast<unsigned>(matrix.rows()), kFillThreads}, "fill_probe", fill_kernel, args);
+  const ProbeArgs args{matrix.data, matrix.cols(), matrix.row_stride, seed, negated ? -1.0f : 1.0f};
+  const auto kernel = matrix.dtype == DType::f8_e4m3 ? fill_kernel<E4m3> : fill_kernel<Bf16>;
+  launch(queue, {static_cast<unsigned>(matrix.rows()), kFillThreads}, "fill_probe", kernel, args);
 }
 
 void hash_rows(const Queue& queue, uint64_t* hashes, const Tensor& matrix) {

@@ -18,9 +18,9 @@ constexpr size_t kMaxCopies = 128;
 constexpr uint32_t kWeightSeed = 1;
 constexpr uint32_t kInputSeed = 2;
 
-/// Weights begin at multiples of 256 bytes, which an even number of rows keeps.
-int64_t copy_rows(const GemmShape& shape) { return shape.rows + shape.rows % 2; }
-size_t copy_bytes(const GemmShape& shape) { return matrix_value_bytes(MatrixFormat::bf16, copy_rows(shape) * shape.stride); }
+/// Weights begin at multiples of 256 bytes, which four rows of 64 values keep.
+int64_t copy_rows(const GemmShape& shape) { return (shape.rows + 3) / 4 * 4; }
+size_t copy_bytes(const GemmShape& shape) { return matrix_value_bytes(shape.format, copy_rows(shape) * shape.stride); }
 
 size_t l2_bytes() {
   int device = 0, bytes = 0;
@@ -42,20 +42,25 @@ struct GemmTuner::Bucket {
 
 GemmTuner::GemmTuner(const Queue& queue, LtMatmul& matmul, const OwnKernel& own, std::span<const GemmShape> shapes)
     : queue_(queue), matmul_(matmul), own_(own), cache_bytes_(l2_bytes()) {
-  size_t x_bytes = 0, out_bytes = 0, weight_bytes = 0;
-  int64_t num_tokens = 0;
+  size_t x_bytes = 0, out_bytes = 0, weight_bytes = 0, workspace_bytes = 0;
+  int64_t num_tokens = 0, num_rows = 0;
   for (const GemmShape& shape : shapes) {
     const auto tokens = static_cast<size_t>(shape.max_tokens);
     x_bytes = std::max(x_bytes, tokens * static_cast<size_t>(shape.cols) * sizeof(uint16_t));
     out_bytes = std::max(out_bytes, tokens * static_cast<size_t>(shape.rows) * dtype_bytes(shape.out));
     weight_bytes = std::max(weight_bytes, static_cast<size_t>(num_copies(shape)) * copy_bytes(shape));
+    workspace_bytes = std::max(workspace_bytes, LtMatmul::workspace_bytes(shape.format, shape.max_tokens, shape.cols));
     num_tokens = std::max(num_tokens, shape.max_tokens);
+    num_rows = std::max(num_rows, shape.rows);
   }
   x_ = allocate(x_bytes);
   out_ = allocate(out_bytes);
   weights_ = allocate(weight_bytes);
-  workspace_ = allocate(LtMatmul::kWorkspaceBytes);
+  workspace_ = allocate(workspace_bytes);
   hashes_ = allocate(static_cast<size_t>(num_tokens) * sizeof(uint64_t));
+  const std::vector<float> ones(static_cast<size_t>(num_rows), 1.0f);
+  scales_ = allocate(ones.size() * sizeof(float));
+  check(cudaMemcpy(scales_.get(), ones.data(), ones.size() * sizeof(float), cudaMemcpyHostToDevice), "writing scales");
   check(cudaStreamCreateWithFlags(&queue_.stream, cudaStreamNonBlocking), "making a stream");
   timer_ = std::make_unique<GraphTimer>(queue_.stream);
 }
@@ -76,19 +81,20 @@ GemmOperands GemmTuner::operands(const GemmShape& shape, int64_t num_tokens, int
   operands.out = Tensor::dense(out_.get(), shape.out, {num_tokens, shape.rows});
   operands.x = Tensor::dense(static_cast<uint16_t*>(x_.get()) + first_row * shape.cols, DType::bf16, {num_tokens, shape.cols});
   const size_t copy = static_cast<size_t>(run % num_copies(shape));
-  operands.weight = {.format = MatrixFormat::bf16,
+  operands.weight = {.format = shape.format,
                      .rows = shape.rows,
                      .cols = shape.cols,
                      .stride = shape.stride,
                      .values = static_cast<char*>(weights_.get()) + copy * copy_bytes(shape),
-                     .scales = nullptr};
+                     .scales = shape.format == MatrixFormat::f8 ? scales_.get() : nullptr};
   return operands;
 }
 
 void GemmTuner::fill(const GemmShape& shape) {
   fill_probe(queue_, Tensor::dense(x_.get(), DType::bf16, {shape.max_tokens, shape.cols}), kInputSeed, false);
   const Shape weights{num_copies(shape) * copy_rows(shape), shape.cols};
-  fill_probe(queue_, {weights_.get(), DType::bf16, weights, shape.stride}, kWeightSeed, true);
+  const DType type = shape.format == MatrixFormat::f8 ? DType::f8_e4m3 : DType::bf16;
+  fill_probe(queue_, {weights_.get(), type, weights, shape.stride}, kWeightSeed, true);
 }
 
 /// hashes[i]: the rows' hashes of one run, see the file's head for which.
@@ -98,8 +104,7 @@ bool GemmTuner::hash_results(const Bucket& bucket, const lt::Algorithm& algorith
       {bucket.max_tokens, 0}, {bucket.min_tokens, all - bucket.min_tokens}, {middle, (all - middle) / 2}};
   for (const auto& [num_tokens, first_row] : runs) {
     const GemmOperands product = operands(bucket.shape, num_tokens, first_row);
-    if (!matmul_.supports(product, algorithm) || !matmul_.run(queue_.stream, product, algorithm, workspace_.get()))
-      return false;
+    if (!matmul_.supports(product, algorithm) || !matmul_.run(queue_, product, algorithm, workspace_.get())) return false;
     hash_rows(queue_, static_cast<uint64_t*>(hashes_.get()), product.out);
     std::vector<uint64_t> rows(static_cast<size_t>(all), 0);
     check(cudaMemcpyAsync(rows.data() + first_row, hashes_.get(), static_cast<size_t>(num_tokens) * sizeof(uint64_t),
@@ -142,8 +147,7 @@ double GemmTuner::limit(const Bucket& bucket) const {
 bool GemmTuner::runs(const Bucket& bucket, const lt::Algorithm& algorithm) {
   for (const int64_t num_tokens : {bucket.min_tokens, (bucket.min_tokens + bucket.max_tokens) / 2, bucket.max_tokens}) {
     const GemmOperands product = operands(bucket.shape, num_tokens);
-    if (!matmul_.supports(product, algorithm) || !matmul_.run(queue_.stream, product, algorithm, workspace_.get()))
-      return false;
+    if (!matmul_.supports(product, algorithm) || !matmul_.run(queue_, product, algorithm, workspace_.get())) return false;
   }
   return true;
 }
@@ -168,7 +172,7 @@ void GemmTuner::try_algorithm(Bucket& bucket, const lt::Algorithm& algorithm) {
   }
   const auto work = [&](int run) {
     const GemmOperands product = operands(bucket.shape, bucket.max_tokens, 0, run);
-    if (!matmul_.run(queue_.stream, product, algorithm, workspace_.get())) {
+    if (!matmul_.run(queue_, product, algorithm, workspace_.get())) {
       throw DeviceError("cuBLASLt refuses an algorithm that it ran before");
     }
   };
@@ -223,7 +227,7 @@ bool GemmTuner::run_once(const GemmPlan& plan) {
     if (!bucket.algorithm) continue;
     const GemmOperands product = operands(plan.shape, bucket.max_tokens);
     if (!matmul_.supports(product, *bucket.algorithm)) return false;
-    if (!matmul_.run(queue_.stream, product, *bucket.algorithm, workspace_.get())) return false;
+    if (!matmul_.run(queue_, product, *bucket.algorithm, workspace_.get())) return false;
   }
   check(cudaStreamSynchronize(queue_.stream), "running the chosen algorithms");
   return true;

@@ -53,8 +53,8 @@ class GemmTuner {
   Queue queue_;
   LtMatmul& matmul_;
   const OwnKernel& own_;
-  size_t cache_bytes_ = 0;  ///< of the GPU's L2
-  Buffer x_, out_, weights_, workspace_, hashes_;
+  size_t cache_bytes_ = 0;                                  ///< of the GPU's L2
+  Buffer x_, out_, weights_, scales_, workspace_, hashes_;  ///< scales are ones
   std::unique_ptr<GraphTimer> timer_;
   std::vector<Order> orders_;  ///< of the shape that is being tuned; our own kernel's is not among them
 };

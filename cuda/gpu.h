@@ -194,6 +194,25 @@ __device__ __forceinline__ uint32_t unpack_e4m3(uint16_t pair) {
 #endif
 }
 
+/// Two e4m3, each the upper byte of a half, to two bf16, exact; what would be NaN becomes 480 of its sign.
+__device__ __forceinline__ uint32_t e4m3_to_bf16(uint32_t bytes) {
+#if defined(__CUDACC__)
+  // The same mantissas with the exponents' bias 7 taken for 127: 2^120 too small, which a product mends, subnormals included.
+  uint32_t values = (bytes & 0x80008000u) | (bytes >> 4 & 0x07f007f0u);
+  asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(values) : "r"(0x7b807b80u), "r"(0x80008000u));
+  return values;
+#else
+  uint32_t values = 0;
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t byte = bytes >> (16 * i + 8) & 0xffu, code = byte & 0x7fu;
+    const float magnitude = code < 8 ? std::ldexp(static_cast<float>(code), -9)
+                                     : std::ldexp(static_cast<float>(8 + code % 8), static_cast<int>(code / 8) - 10);
+    values |= (emu::bf16_bits(magnitude) | (byte & 0x80u) << 8) << 16 * i;
+  }
+  return values;
+#endif
+}
+
 /// The same value, about which the compiler knows nothing: what depends on it is computed where it is used, not kept in
 /// registers over a loop.
 __device__ __forceinline__ uint32_t opaque(uint32_t value) {

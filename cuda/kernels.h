@@ -41,6 +41,10 @@ size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, MatrixFo
 /// out[T, rows] (act or f32) = x[T, cols] * weight^T + bias (f32 or null).
 void linear(const Queue& queue, const Tensor& out, const Tensor& x, const Matrix& weight, const float* bias, void* workspace);
 
+/// out[T, I] = activation(gate) * up, where gate | up (act) = linear(x), bit for bit; `gate_up`[T, 2I] (act) may be written to.
+void gated_linear(const Queue& queue, const Tensor& out, const Tensor& gate_up, const Tensor& x, const Matrix& weight,
+                  const float* bias, Activation activation, void* workspace);
+
 // moe.cu
 void route(const Queue& queue, const Routing& out, const Tensor& logits, const RouteArgs& args);
 void combine_experts(const Queue& queue, const Tensor& out, const Tensor& y, const Routing& routing);

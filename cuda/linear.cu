@@ -2,6 +2,7 @@
 // bits. The kernel is in linear_kernel.cuh. Called by CudaBackend, whose large bf16 products may go to cuBLASLt instead, and by
 // grouped_linear.cu.
 #include <algorithm>
+#include <limits>
 
 #include "cuda/kernels.h"
 #include "cuda/linear.h"
@@ -21,6 +22,27 @@ constexpr TileChoice kChoices[] = {{LinearTile::r128n128, 6}, {LinearTile::r64n6
 
 bool rows_are_vectors(const Tensor& x) {
   return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.row_stride % 8 == 0 && x.cols() % 8 == 0;
+}
+
+void launch_gated(const Queue& queue, LinearTile tile, const LinearJob& job) {
+  switch (job.format) {
+    case MatrixFormat::bf16:
+      return launch_gated_linear_bf16(queue, tile, job);
+    case MatrixFormat::q8:
+      return launch_gated_linear_q8(queue, tile, job);
+    case MatrixFormat::q4:
+      return launch_gated_linear_q4(queue, tile, job);
+    case MatrixFormat::f8:
+      return launch_gated_linear_f8(queue, tile, job);
+    case MatrixFormat::f8_blocks:
+      return launch_gated_linear_f8_blocks(queue, tile, job);
+  }
+}
+
+/// Whether the kernel has the activation and can say in 32 bits how far up lies behind gate.
+bool can_gate(const Matrix& weight, Activation activation) {
+  return (activation == Activation::silu || activation == Activation::gelu_tanh) &&
+         matrix_value_bytes(weight.format, weight.rows / 2 * weight.stride) <= std::numeric_limits<uint32_t>::max();
 }
 
 }  // namespace
@@ -61,6 +83,7 @@ void launch_linear(const Queue& queue, LinearTile tile, LinearJob job) {
   // Of each expert that has places, one tile may be partly filled.
   job.token_tiles = job.expert_start ? job.num_tokens / shape.tokens + std::min(job.num_experts, job.num_tokens)
                                      : static_cast<int>(divide_up(job.num_tokens, shape.tokens));
+  if (job.gated) return launch_gated(queue, tile, job);
   switch (job.format) {
     case MatrixFormat::bf16:
       return launch_linear_bf16(queue, tile, job);
@@ -68,6 +91,10 @@ void launch_linear(const Queue& queue, LinearTile tile, LinearJob job) {
       return launch_linear_q8(queue, tile, job);
     case MatrixFormat::q4:
       return launch_linear_q4(queue, tile, job);
+    case MatrixFormat::f8:
+      return launch_linear_f8(queue, tile, job);
+    case MatrixFormat::f8_blocks:
+      return launch_linear_f8_blocks(queue, tile, job);
   }
 }
 
@@ -84,6 +111,18 @@ size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, MatrixFo
 
 void linear(const Queue& queue, const Tensor& out, const Tensor& x, const Matrix& weight, const float* bias, void* workspace) {
   linear_mma(queue, out, x, weight, bias, workspace);
+}
+
+void gated_linear(const Queue& queue, const Tensor& out, const Tensor& gate_up, const Tensor& x, const Matrix& weight,
+                  const float* bias, Activation activation, void* workspace) {
+  if (!can_gate(weight, activation)) {
+    linear(queue, gate_up, x, weight, bias, workspace);
+    return gated_activation(queue, out, gate_up, activation);
+  }
+  LinearJob job = linear_job(out, x, weight, bias);
+  job.gated = true;
+  job.activation = activation;
+  launch_linear(queue, choose_linear_tile(queue, job, 1, job.num_tokens), job);
 }
 
 }  // namespace pagoda::cuda

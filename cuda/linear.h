@@ -1,4 +1,4 @@
-// Our own matrix products: what a launch of their kernel needs, shared by linear.cu, grouped_linear.cu and the three files that
+// Our own matrix products: what a launch of their kernel needs, shared by linear.cu, grouped_linear.cu and the files that
 // instantiate the kernel for a format. Called by the launchers of kernels.h and by tests, which try every tile.
 #pragma once
 
@@ -32,6 +32,9 @@ struct LinearJob {
   int num_tokens = 0;                     ///< rows of out
   const int32_t* expert_start = nullptr;  ///< [num_experts + 1], or null for one matrix
   int num_experts = 1;
+  bool gated =
+      false;  ///< out[T, rows / 2] = activation(gate) * up, both rounded before; gate and up are the halves of the rows
+  Activation activation = Activation::silu;
   const int32_t* pairs = nullptr;  ///< null: row of x = token; else pairs[token] / top_k
   int top_k = 1;
   int row_tiles = 0, token_tiles = 0;  ///< of the grid; set by launch_linear
@@ -48,6 +51,15 @@ void launch_linear(const Queue& queue, LinearTile tile, LinearJob job);
 void launch_linear_bf16(const Queue& queue, LinearTile tile, const LinearJob& job);
 void launch_linear_q8(const Queue& queue, LinearTile tile, const LinearJob& job);
 void launch_linear_q4(const Queue& queue, LinearTile tile, const LinearJob& job);
+void launch_linear_f8(const Queue& queue, LinearTile tile, const LinearJob& job);
+void launch_linear_f8_blocks(const Queue& queue, LinearTile tile, const LinearJob& job);
+
+/// The same for gated jobs. Activations are silu and gelu_tanh.
+void launch_gated_linear_bf16(const Queue& queue, LinearTile tile, const LinearJob& job);
+void launch_gated_linear_q8(const Queue& queue, LinearTile tile, const LinearJob& job);
+void launch_gated_linear_q4(const Queue& queue, LinearTile tile, const LinearJob& job);
+void launch_gated_linear_f8(const Queue& queue, LinearTile tile, const LinearJob& job);
+void launch_gated_linear_f8_blocks(const Queue& queue, LinearTile tile, const LinearJob& job);
 
 /// `linear` of kernels.h by our own kernel.
 size_t linear_mma_workspace(int64_t num_tokens, int64_t rows, int64_t cols, MatrixFormat format);

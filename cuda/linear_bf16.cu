@@ -4,7 +4,7 @@
 namespace pagoda::cuda {
 
 void launch_linear_bf16(const Queue& queue, LinearTile tile, const LinearJob& job) {
-  launch_linear_format<MatrixFormat::bf16>(queue, tile, job);
+  launch_linear_format<MatrixFormat::bf16, false>(queue, tile, job);
 }
 
 }  // namespace pagoda::cuda

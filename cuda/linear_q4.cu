@@ -4,7 +4,7 @@
 namespace pagoda::cuda {
 
 void launch_linear_q4(const Queue& queue, LinearTile tile, const LinearJob& job) {
-  launch_linear_format<MatrixFormat::q4>(queue, tile, job);
+  launch_linear_format<MatrixFormat::q4, false>(queue, tile, job);
 }
 
 }  // namespace pagoda::cuda

@@ -4,7 +4,7 @@
 namespace pagoda::cuda {
 
 void launch_linear_q8(const Queue& queue, LinearTile tile, const LinearJob& job) {
-  launch_linear_format<MatrixFormat::q8>(queue, tile, job);
+  launch_linear_format<MatrixFormat::q8, false>(queue, tile, job);
 }
 
 }  // namespace pagoda::cuda

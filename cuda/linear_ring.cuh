@@ -12,8 +12,8 @@ namespace pagoda::cuda {
 /// A block's part of a job.
 struct LinearWork {
   int expert = 0;
-  int row = 0;     ///< the first, of the expert's
-  int rows = 0;    ///< in [1, tile's]
+  int row = 0;     ///< the first, of the expert's; of a gated job's both halves
+  int rows = 0;    ///< in [1, tile's], or of each half
   int token = 0;   ///< the first row of out
   int tokens = 0;  ///< in [1, tile's]; 0: nothing to do
 };
@@ -26,27 +26,38 @@ inline __device__ __noinline__ void copy_elements(unsigned char* to, const unsig
 }
 
 /// What a thread copies of a stage's tile of rows in pieces of kPieceBytes: one of every kRowStep-th row.
-/// kWholeUnits: rows end with a unit.
-template <int kThreads, int kRows, int kRowBytes, int kPieceBytes, bool kWholeUnits>
+/// kWholeUnits: rows end with a unit. kGated: of each 16 rows of the tile eight are gate's and the next their eight of up, so
+/// that one lane has the sums of both.
+template <int kThreads, int kRows, int kRowBytes, int kPieceBytes, bool kWholeUnits, bool kGated>
 struct LinearCopy {
   static constexpr int kRowPieces = kRowBytes / kPieceBytes;
   static constexpr int kRowStep = kThreads / kRowPieces;
   static constexpr int kCopies = kRows / kRowStep;
   static_assert(kThreads % kRowPieces == 0 && kRows % kRowStep == 0);
+  static constexpr int kStoredStep = kGated && kRowStep > 8 ? 8 : kRowStep;
+  static_assert(!kGated || 16 % kRowStep == 0 || kRowStep % 16 == 0);
 
   const unsigned char* from;  ///< the thread's first piece of unit 0
-  uint32_t step_bytes;        ///< between its rows in global memory
+  uint32_t step_bytes;        ///< of kStoredStep rows in global memory
+  uint32_t up_bytes;          ///< from gate to up
   int end;                    ///< bytes of a row from its piece on; may be negative
-  int rows;                   ///< of the tile from its row on
+  int rows;                   ///< of the tile, or of each of its halves, from its row on
 
   __device__ static int row(int thread) { return thread / kRowPieces; }
   __device__ static int piece(int thread) { return thread % kRowPieces; }
 
-  __device__ LinearCopy(int thread, const unsigned char* first_row, uint32_t row_bytes, int num_rows)
-      : from(gpu::opaque(first_row + static_cast<uint32_t>(row(thread)) * row_bytes + piece(thread) * kPieceBytes)),
-        step_bytes(gpu::opaque(kRowStep * row_bytes)),
+  /// How many stored rows row `row` of the tile lies below its first one, in its half; and which half.
+  __device__ static constexpr int stored_row(int row) { return kGated ? row / 16 * 8 + row % 8 : row; }
+  __device__ static constexpr bool is_up(int row) { return kGated && row % 16 >= 8; }
+
+  /// `up`: bytes from gate to up.
+  __device__ LinearCopy(int thread, const unsigned char* first_row, uint32_t row_bytes, int num_rows, uint32_t up)
+      : from(gpu::opaque(first_row + static_cast<uint32_t>(stored_row(row(thread))) * row_bytes +
+                         (is_up(row(thread)) ? up : 0u) + piece(thread) * kPieceBytes)),
+        step_bytes(gpu::opaque(kStoredStep * row_bytes)),
+        up_bytes(up),
         end(static_cast<int>(row_bytes) - piece(thread) * kPieceBytes),
-        rows(num_rows - row(thread)) {}
+        rows(num_rows - stored_row(row(thread))) {}
 
   /// Calls copy(i, address) for the thread's pieces of a unit that exist.
   template <class Copy>
@@ -56,7 +67,10 @@ struct LinearCopy {
     const int count = kWholeUnits || k < end ? rows : 0;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
-      if (i * kRowStep < count) copy(i, at + uint64_t{step_bytes} * static_cast<unsigned>(i));
+      const int below = stored_row(i * kRowStep);
+      if (below >= count) continue;
+      const unsigned char* const place = at + uint64_t{step_bytes} * static_cast<unsigned>(below / kStoredStep);
+      copy(i, is_up(i * kRowStep) ? place + up_bytes : place);
     }
   }
 };
@@ -72,7 +86,7 @@ struct LinearTarget {
   __device__ unsigned char* at(int i) const { return (i * kRowStep % 8 ? odd : even) + i * kRowStep * kRowBytes; }
 };
 
-template <MatrixFormat kFormat, LinearTile kTile>
+template <MatrixFormat kFormat, LinearTile kTile, bool kGated>
 class LinearRing {
  public:
   static constexpr LinearShape kShape = linear_shape(kTile);
@@ -89,8 +103,10 @@ class LinearRing {
         ring_(gpu::opaque_shared(shared + group_ * linear_ring_bytes(kFormat, kTile))),
         num_units_(linear_num_units(kFormat, job.stride)),
         num_slices_(linear_num_slices(num_units_)),
-        weights_(thread(), job.values + first_row(job, work) * value_row_bytes(job), value_row_bytes(job), work.rows),
-        scales_(thread(), job.scales + first_row(job, work) * scale_row_bytes(job), scale_row_bytes(job), work.rows),
+        weights_(thread(), job.values + first_row(job, work) * value_row_bytes(job), value_row_bytes(job), work.rows,
+                 static_cast<uint32_t>(job.rows / 2) * value_row_bytes(job)),
+        scales_(thread(), job.scales + first_row(job, work) * scale_row_bytes(job), scale_row_bytes(job), work.rows,
+                static_cast<uint32_t>(job.rows / 2) * scale_row_bytes(job)),
         weights_to_(Rows::offset(Weights::row(thread()), Weights::piece(thread()))),
         x_to_(kXAt + linear_swizzle(thread() / 8, thread() % 8)),
         x_(gpu::opaque(job.x + 8 * (thread() % 8))),
@@ -163,8 +179,8 @@ class LinearRing {
   static constexpr int kStageBytes = linear_stage_bytes(kFormat, kTile);
   static constexpr int kXRowStep = kThreads / 8;
   static constexpr int kXRows = kShape.tokens / kXRowStep;  ///< rows of x of which a thread copies a vector of each chunk
-  using Weights = LinearCopy<kThreads, kShape.rows, kScalesAt / kShape.rows, 16, kUnit == kLinearChunk>;
-  using Scales = LinearCopy<kThreads, kShape.rows, kFormat == MatrixFormat::q4 ? 16 : 8, 4, false>;
+  using Weights = LinearCopy<kThreads, kShape.rows, kScalesAt / kShape.rows, 16, kUnit == kLinearChunk, kGated>;
+  using Scales = LinearCopy<kThreads, kShape.rows, matrix_block_scale_bytes(kFormat) == 4 ? 16 : 8, 4, false, kGated>;
   static_assert(kXRows >= 1 && kStageBytes % 128 == 0);
 
   __device__ static int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
@@ -175,7 +191,7 @@ class LinearRing {
     return static_cast<uint32_t>(matrix_value_bytes(kFormat, job.stride));
   }
   __device__ static uint32_t scale_row_bytes(const LinearJob& job) {
-    return static_cast<uint32_t>(matrix_scale_bytes(kFormat, job.stride));
+    return static_cast<uint32_t>(job.stride / 32 * matrix_block_scale_bytes(kFormat));
   }
 
   /// Goes on to the group's next unit in the order of summation, past the last one to num_units.

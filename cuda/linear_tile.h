@@ -2,8 +2,8 @@
 // shape computes it:
 //   - Columns come in units of one or two chunks of 64. Slice s of num_slices takes the units s, s + num_slices, ... and is one
 //     chain of mma over 16 columns at a time: of a chunk step j in [0, 4) takes the columns from 16 j on (bf16), or 16 t + 4 j
-//     + i with t and i in [0, 4) (q8, q4).
-//   - Slices are added to zero in ascending order, then the bias.
+//     + i with t and i in [0, 4) (the others).
+//   - Slices are added to zero in ascending order; of f8 the sum is multiplied by the row's scale; then the bias is added.
 // So the bits of an element depend on its row of x, its row of the weight and the number of columns, and on nothing else.
 // Included by linear*.cu; no device code.
 #pragma once
@@ -35,8 +35,8 @@ constexpr int kNumLinearTiles = 6;
 struct LinearShape {
   int rows, tokens;
   int warps_m, warps_n, groups;
-  int blocks;     ///< of a multiprocessor, at most
-  int stages[3];  ///< of a ring, by format
+  int blocks;                     ///< of a multiprocessor, at most
+  int stages[kNumMatrixFormats];  ///< of a ring, by format
 
   constexpr int group_threads() const { return 32 * warps_m * warps_n; }
   constexpr int threads() const { return group_threads() * groups; }
@@ -46,8 +46,8 @@ struct LinearShape {
 /// weights are on their way. All fit in the 163 KiB of sm_80.
 constexpr LinearShape linear_shape(LinearTile tile) {
   constexpr LinearShape kShapes[kNumLinearTiles] = {
-      {16, 8, 1, 1, 4, 4, {5, 4, 4}},  {32, 8, 2, 1, 4, 2, {5, 4, 5}},  {32, 16, 2, 1, 4, 2, {4, 3, 4}},
-      {32, 32, 2, 1, 4, 2, {3, 2, 2}}, {64, 64, 4, 1, 1, 3, {4, 4, 3}}, {128, 128, 4, 2, 1, 1, {4, 3, 3}},
+      {16, 8, 1, 1, 4, 4, {5, 4, 4, 4, 4}},  {32, 8, 2, 1, 4, 2, {5, 4, 5, 4, 4}},  {32, 16, 2, 1, 4, 2, {4, 3, 4, 3, 3}},
+      {32, 32, 2, 1, 4, 2, {3, 2, 2, 2, 2}}, {64, 64, 4, 1, 1, 3, {4, 4, 3, 4, 4}}, {128, 128, 4, 2, 1, 1, {4, 3, 3, 3, 3}},
   };
   return kShapes[static_cast<int>(tile)];
 }
@@ -55,8 +55,9 @@ constexpr LinearShape linear_shape(LinearTile tile) {
 constexpr int linear_weight_bytes(MatrixFormat format, LinearTile tile) {
   return linear_shape(tile).rows * static_cast<int>(matrix_value_bytes(format, linear_unit(format)));
 }
+/// Of block scales; those of rows are not staged.
 constexpr int linear_scale_bytes(MatrixFormat format, LinearTile tile) {
-  return linear_shape(tile).rows * static_cast<int>(matrix_scale_bytes(format, linear_unit(format)));
+  return linear_shape(tile).rows * linear_unit(format) / 32 * matrix_block_scale_bytes(format);
 }
 constexpr int linear_stage_bytes(MatrixFormat format, LinearTile tile) {
   return linear_weight_bytes(format, tile) + linear_scale_bytes(format, tile) +

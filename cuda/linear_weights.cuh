@@ -1,8 +1,8 @@
 // Operands of the mma out of a stage in shared memory: 16 rows of the weight, 8 rows of x.
 // bf16 is read as it lies by ldmatrix. Of quantised rows, lane t of four holds in every chunk of 64 columns the 16 from 16 t
-// on, so that it reads whole vectors and needs one scale; x is read in the same order. A quantised value is rounded once, to
-// bf16, with three instructions or fewer: with few tokens they, not the memory, would be the bound of q4 otherwise. Used by
-// linear_kernel.cuh.
+// on, so that it reads whole vectors and needs one scale; x is read in the same order. A q8 or q4 is rounded once, to
+// bf16, with three instructions or fewer: with few tokens they, not the memory, would be the bound of q4 otherwise. An e4m3 is
+// a bf16, with two and a half. Used by linear_kernel.cuh.
 #pragma once
 
 #include "cuda/linear_tile.h"
@@ -96,6 +96,67 @@ class WeightRows<MatrixFormat::q8> : public QuantisedX {
  private:
   uint32_t words_[2][4];
   float d_[2], offset_[2];
+};
+
+/// What e4m3 with and without block scales have in common: a lane's words, rows of 128 bytes as those of q8.
+class E4m3Rows : public QuantisedX {
+ public:
+  __device__ static int offset(int row, int piece) { return row * 128 + ((piece ^ (row & 1) << 2) << 4); }
+  __device__ static int below(int offset, int rows) { return offset + rows * 128; }
+  __device__ static int lane_offset() { return offset(linear_lane() / 4, linear_lane() % 4); }
+
+ protected:
+  __device__ __forceinline__ void load_words(const unsigned char* rows, int lane, int chunk) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint4 vector = *reinterpret_cast<const uint4*>(rows + 1024 * i + (lane ^ chunk << 6));
+      words_[i][0] = vector.x, words_[i][1] = vector.y, words_[i][2] = vector.z, words_[i][3] = vector.w;
+    }
+  }
+  /// Values 2 * pair and the next of row i's four.
+  __device__ __forceinline__ uint32_t values(int i, int step, int pair) const {
+    return gpu::e4m3_to_bf16(__byte_perm(words_[i][step], 0, pair ? 0x3424u : 0x1404u));
+  }
+
+ private:
+  uint32_t words_[2][4];
+};
+
+/// Nothing is rounded: the row's scale multiplies the sum.
+template <>
+class WeightRows<MatrixFormat::f8> : public E4m3Rows {
+ public:
+  __device__ __forceinline__ void load(const unsigned char* rows, int lane, const unsigned char*, int chunk) {
+    load_words(rows, lane, chunk);
+  }
+  __device__ __forceinline__ void operands(uint32_t (&a)[4], int step) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = values(i % 2, step, i / 2);
+  }
+};
+
+/// d * q is rounded to f32, then to bf16: what f8_e4m3 becomes when it is packed as bf16.
+template <>
+class WeightRows<MatrixFormat::f8_blocks> : public E4m3Rows {
+ public:
+  /// `scales`: the f32 of the first row and the chunk's first block.
+  __device__ __forceinline__ void load(const unsigned char* rows, int lane, const unsigned char* scales, int chunk) {
+    load_words(rows, lane, chunk);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      d_[i] = reinterpret_cast<const float*>(scales)[4 * (linear_lane() / 4 + 8 * i) + 2 * chunk + linear_lane() % 4 / 2];
+    }
+  }
+  __device__ __forceinline__ void operands(uint32_t (&a)[4], int step) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 q = unpack_bf16(values(i % 2, step, i / 2));
+      a[i] = gpu::pack_bf16(d_[i % 2] * q.x, d_[i % 2] * q.y);
+    }
+  }
+
+ private:
+  float d_[2];
 };
 
 template <>

@@ -12,17 +12,20 @@
 #include "core/tensor.h"
 #include "cuda/cublaslt.h"
 #include "cuda/matrix.h"
+#include "cuda/queue.h"
 
 namespace pagoda::cuda {
 
-/// out[T, rows] (bf16 or f32) = x[T, cols] (bf16) * weight[rows, cols]^T (bf16), summed in f32.
+/// out[T, rows] (bf16 or f32) = x[T, cols] (bf16) * weight[rows, cols]^T (bf16 or f8), summed in f32. With f8 the rows of x are
+/// quantised to e4m3 too.
 struct GemmOperands {
   Tensor out;
   Tensor x;
   Matrix weight;
 };
 
-/// Whether all rows begin at multiples of 16 bytes, which the chosen algorithms rely on, and the types are the ones above.
+/// Whether all rows begin at multiples of 16 bytes, which the chosen algorithms rely on, and the types are the ones above. In
+/// f8 the weight's rows and columns are multiples of 16 too.
 bool fits_cublaslt(const GemmOperands& operands);
 
 /// Calls come from one thread. Operands are such that fits_cublaslt.
@@ -30,6 +33,12 @@ class LtMatmul {
  public:
   /// Algorithms are only asked for that need no more workspace.
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+  /// What a product needs besides: the library's part, then quantised rows of x and their scales. A multiple of 256, with room
+  /// for fewer tokens too.
+  static constexpr size_t workspace_bytes(MatrixFormat format, int64_t num_tokens, int64_t cols) {
+    if (format != MatrixFormat::f8) return kWorkspaceBytes;
+    return kWorkspaceBytes + quantised_bytes(num_tokens * cols) + quantised_bytes(num_tokens * 4);
+  }
 
   /// Throws DeviceError. The table of functions outlives this.
   explicit LtMatmul(const CublasLt& library);
@@ -38,24 +47,32 @@ class LtMatmul {
   /// What the library proposes, best guess first; sums that are split are added by one of the schemes of `reductions`
   /// (lt::kReduction...). Pointers are not read. May be empty.
   std::vector<lt::Algorithm> candidates(const GemmOperands& operands, uint32_t reductions);
-  /// Whether the algorithm can compute the product with kWorkspaceBytes. Pointers are not read.
+  /// Whether the algorithm can compute the product with this workspace. Pointers are not read.
   bool supports(const GemmOperands& operands, const lt::Algorithm& algorithm);
-  /// Puts the product into the stream; `workspace` has kWorkspaceBytes. False: the library does not run the algorithm for it.
+  /// Puts the product into the queue; `workspace` has workspace_bytes. False: the library does not run the algorithm for it.
   /// Throws DeviceError for all else.
-  bool run(cudaStream_t stream, const GemmOperands& operands, const lt::Algorithm& algorithm, void* workspace);
+  bool run(const Queue& queue, const GemmOperands& operands, const lt::Algorithm& algorithm, void* workspace);
 
  private:
+  struct QuantisedRows {
+    void* values = nullptr;
+    float* scales = nullptr;
+  };
+
+  static constexpr size_t quantised_bytes(int64_t bytes) { return (static_cast<size_t>(bytes) + 255) / 256 * 256; }
+
   template <class T>
   using Owned = std::unique_ptr<T, lt::Status (*)(T*)>;
 
   void check(lt::Status status, const char* what) const;
   Owned<lt::MatrixLayout> make_layout() const;
   void set_layout(lt::MatrixLayout& layout, const Tensor& matrix) const;
-  void describe(const GemmOperands& operands) const;
+  Owned<lt::MatmulDesc> make_desc() const;
+  lt::MatmulDesc* describe(const GemmOperands& operands, const QuantisedRows& x) const;
 
   const CublasLt& library_;
   Owned<lt::Context> context_;
-  Owned<lt::MatmulDesc> desc_;
+  Owned<lt::MatmulDesc> desc_, f8_desc_;  ///< the second null if the library knows no vectors of scales
   Owned<lt::MatrixLayout> weight_, x_, out_;
 };
 

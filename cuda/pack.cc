@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "core/check.h"
@@ -22,20 +23,16 @@ constexpr size_t round_up(size_t bytes) {
 }
 
 Matrix shape_of(std::span<const WeightPart> parts) {
-  std::vector<WeightFormat> formats;
   Matrix matrix;
-  for (const WeightPart& part : parts) {
-    formats.push_back(part.format);
-    matrix.rows += part.rows;
-  }
-  matrix.format = matrix_format(formats);
+  for (const WeightPart& part : parts) matrix.rows += part.rows;
+  matrix.format = matrix_format(parts);
   matrix.cols = parts[0].cols;
   matrix.stride = matrix_stride(matrix.cols);
   return matrix;
 }
 
 size_t value_bytes(const Matrix& matrix) { return matrix_value_bytes(matrix.format, matrix.rows * matrix.stride); }
-size_t scale_bytes(const Matrix& matrix) { return matrix_scale_bytes(matrix.format, matrix.rows * matrix.stride); }
+size_t scale_bytes(const Matrix& matrix) { return matrix_scale_bytes(matrix.format, matrix.rows, matrix.stride); }
 
 uint16_t read_u16(const std::byte* from) {
   uint16_t bits;
@@ -44,6 +41,7 @@ uint16_t read_u16(const std::byte* from) {
 }
 
 void write_u16(std::byte* to, uint16_t bits) { std::memcpy(to, &bits, sizeof(bits)); }
+void write_f32(std::byte* to, float value) { std::memcpy(to, &value, sizeof(value)); }
 
 /// Makes rows of the packed form out of stored ones.
 class RowPacker {
@@ -52,7 +50,7 @@ class RowPacker {
       : matrix_(matrix),
         floats_(static_cast<size_t>(matrix.format == MatrixFormat::bf16 ? matrix.cols : 0)),
         value_bytes_(matrix_value_bytes(matrix.format, matrix.stride)),
-        scale_bytes_(matrix_scale_bytes(matrix.format, matrix.stride)) {}
+        scale_bytes_(matrix_scale_bytes(matrix.format, 1, matrix.stride)) {}
 
   size_t value_bytes() const { return value_bytes_; }
   size_t scale_bytes() const { return scale_bytes_; }
@@ -60,11 +58,15 @@ class RowPacker {
   /// `values` and `scales` are zeros before.
   void pack(WeightFormat format, const std::byte* stored, std::byte* values, std::byte* scales) {
     if (matrix_.format == MatrixFormat::bf16) return pack_plain(format, stored, values);
+    if (matrix_.format == MatrixFormat::f8) return pack_f8_row(stored, values, scales);
     const size_t block_bytes = weight_format_info(format).block_bytes;
     for (int64_t block = 0; block < matrix_.cols / kBlock; ++block, stored += block_bytes) {
       if (matrix_.format == MatrixFormat::q8) {
         write_u16(scales + 2 * block, read_u16(stored));
         std::memcpy(values + kBlock * block, stored + 2, kBlock);
+      } else if (matrix_.format == MatrixFormat::f8_blocks) {
+        write_f32(scales + sizeof(float) * block, scale_of_f8(stored));
+        std::memcpy(values + kBlock * block, stored + sizeof(float), kBlock);
       } else {
         const uint16_t d = read_u16(stored);
         const bool has_minimum = format == WeightFormat::q4_1;
@@ -83,6 +85,26 @@ class RowPacker {
     }
     dequantise_row(format, stored, matrix_.cols, floats_.data());
     for (size_t i = 0; i < floats_.size(); ++i) write_u16(values + 2 * i, float_to_bf16(floats_[i]));
+  }
+
+  /// A block that is no number makes none of its row: any product with such a value is none.
+  void pack_f8_row(const std::byte* stored, std::byte* values, std::byte* scale) {
+    float d = scale_of_f8(stored);
+    for (int64_t block = 0; block < matrix_.cols / kBlock; ++block, stored += sizeof(float) + kBlock) {
+      const float next = scale_of_f8(stored);
+      ensure(next == d || std::isnan(next) || std::isnan(d), "a row of e4m3 with one scale has ", d, " and ", next);
+      if (std::isnan(next)) d = next;
+      std::memcpy(values + kBlock * block, stored + sizeof(float), kBlock);
+    }
+    write_f32(scale, d);
+  }
+
+  /// NaN if a value of the block is none.
+  static float scale_of_f8(const std::byte* stored) {
+    float d;
+    std::memcpy(&d, stored, sizeof(d));
+    const auto is_nan = [](std::byte code) { return (code & std::byte{0x7f}) == std::byte{0x7f}; };
+    return std::any_of(stored + sizeof(d), stored + sizeof(d) + kBlock, is_nan) ? std::numeric_limits<float>::quiet_NaN() : d;
   }
 
   /// d * (n - 8) = d * n + m.
@@ -127,7 +149,16 @@ MatrixFormat matrix_format(std::span<const WeightFormat> formats) {
   if (all([](WeightFormat format) { return format == WeightFormat::q4_0 || format == WeightFormat::q4_1; })) {
     return MatrixFormat::q4;
   }
+  if (all([](WeightFormat format) { return format == WeightFormat::f8_e4m3; })) return MatrixFormat::f8_blocks;
   return MatrixFormat::bf16;
+}
+
+MatrixFormat matrix_format(std::span<const WeightPart> parts) {
+  std::vector<WeightFormat> formats;
+  for (const WeightPart& part : parts) formats.push_back(part.format);
+  const MatrixFormat format = matrix_format(formats);
+  const bool by_row = format == MatrixFormat::f8_blocks && std::ranges::all_of(parts, &WeightPart::one_scale_per_row);
+  return by_row ? MatrixFormat::f8 : format;
 }
 
 size_t packed_bytes(std::span<const WeightPart> parts) {

@@ -15,8 +15,10 @@ struct PackedMatrix {
   Buffer memory;
 };
 
-/// q8_0 stays q8, q4_0 and q4_1 stay q4 if all parts are; everything else becomes bf16.
+/// q8_0 stays q8, q4_0 and q4_1 stay q4, f8_e4m3 stays f8_blocks if all parts are; everything else becomes bf16.
 MatrixFormat matrix_format(std::span<const WeightFormat> formats);
+/// The same, but f8 where all rows of f8_e4m3 have one scale.
+MatrixFormat matrix_format(std::span<const WeightPart> parts);
 
 /// Bytes of the packed form of stacked parts, each array rounded up to the unit of device memory. Pure.
 size_t packed_bytes(std::span<const WeightPart> parts);

@@ -69,6 +69,7 @@ FAMILIES = (
     Family("rope and KV store", r"rope_\w*kernel", (LOAD_128, STORE_128), every=False),
     Family("embedding", r"embed_\w*kernel", (LOAD_128, STORE_128), every=False),
     Family("gated activation", r"gated_\w*kernel", (LOAD_128, STORE_128), every=False),
+    Family("quantised rows", r"quantise_rows_kernel", (LOAD_128,)),
     Family("copy of blocks", r"copy_blocks_kernel", (LOAD_128, STORE_128)),
     Family("sampler's scan", r"scan_kernel", (LOAD_128,), every=False),
 )

@@ -22,6 +22,7 @@ enum class Fill : uint8_t {
   bf16,   ///< normally distributed, about `scale` in size
   f16,    ///< the same
   f32,    ///< the same
+  e4m3,   ///< codes of magnitudes below 2
 };
 
 /// random_fill.cu: fills `bytes` (a multiple of 4).

@@ -36,8 +36,8 @@ double measure_matmul(BenchDevice& device, Report& report, const Settings& setti
   Timing best{1e30, 0};
   const std::vector<cuda::lt::Algorithm> algorithms = matmul.candidates(operands, cuda::lt::kReductionNone);
   for (size_t i = 0; i < std::min(kMaxAlgorithms, algorithms.size()); ++i) {
-    if (!matmul.run(device.queue().stream, operands, algorithms[i], workspace)) continue;
-    const Timing timing = device.time(1, [&](int) { matmul.run(device.queue().stream, operands, algorithms[i], workspace); });
+    if (!matmul.run(device.queue(), operands, algorithms[i], workspace)) continue;
+    const Timing timing = device.time(1, [&](int) { matmul.run(device.queue(), operands, algorithms[i], workspace); });
     if (timing.microseconds < best.microseconds) best = timing;
   }
   device.clear();

@@ -37,6 +37,9 @@ __global__ void __launch_bounds__(kThreads)
       case Fill::f16:
         out[i] = gpu::pack_f16(scale * normal(low), scale * normal(high));
         break;
+      case Fill::e4m3:
+        out[i] = low & 0xbfbfbfbfu;
+        break;
       case Fill::f32:
         out[i] = __float_as_uint(scale * (normal(low) + static_cast<float>(high >> 8) * (0x1p-24f / 147.8f)));
         break;

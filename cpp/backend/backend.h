@@ -220,7 +220,8 @@ class Backend {
   virtual void embed(const Tensor& out, const Weight& table, const int32_t* ids) = 0;
   /// out[T, H] = norm(x[T, H]); `out` may be `x`.
   virtual void norm(const Tensor& out, const Tensor& x, const Norm& norm) = 0;
-  /// residual += scale * x; out = norm(residual).
+  /// residual += scale * x; out = norm(residual). This is where a product's output is added: adding it in the product itself
+  /// would save no launch and one of five passes over [T, H].
   virtual void add_norm(const Tensor& out, const Tensor& residual, const Tensor& x, float scale, const Norm& norm) = 0;
   /// residual[T, H] += scale * x[T, H].
   virtual void add(const Tensor& residual, const Tensor& x, float scale) = 0;
@@ -229,6 +230,13 @@ class Backend {
   /// out[T, rows] = x[T, cols] * weight^T + bias[rows] (f32 or null). `out` is act or f32. One output element is reduced in an
   /// order that depends on neither T nor the thread count.
   virtual void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) = 0;
+  /// gate_up = linear(x), out = gated_activation(gate_up), bit for bit; what `gate_up`[T, 2I] holds afterwards is undefined, so
+  /// that a backend can do both at once.
+  virtual void gated_linear(const Tensor& out, const Tensor& gate_up, const Tensor& x, const Weight& weight, const float* bias,
+                            Activation activation, void* workspace) {
+    linear(gate_up, x, weight, bias, workspace);
+    gated_activation(out, gate_up, activation);
+  }
   /// Chooses args.top_k experts per token from logits[T, E] (f32) and sorts the pairs by expert.
   virtual void route(const Routing& out, const Tensor& logits, const RouteArgs& args) = 0;
   /// out[T * k, R] (by place) = row of x * expert^T + bias[E, R] (null: none), with the expert whose place it is. x is [T, K]

@@ -57,6 +57,8 @@ class Ops {
   Tensor rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch);
   /// [T, num_heads * head_dim] act from q of the same shape. The step's keys and values are in the cache already.
   Tensor paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch);
+  /// [T, I] act: gated_activation(linear(x)) with a weight of 2I rows.
+  Tensor gated_linear(const Tensor& x, const Weight& weight, const float* bias, Activation activation);
   /// [T, I] act from gate_up[T, 2I] act.
   Tensor gated_activation(const Tensor& gate_up, Activation activation);
   /// x[T, I] act = activation(x).

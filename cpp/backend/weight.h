@@ -26,6 +26,7 @@ struct WeightPart {
   const std::byte* data = nullptr;  ///< row-major, rows weight_row_bytes(format, cols) apart; unused when `read` is set
   std::vector<int32_t> row_order;   ///< empty, or: packed row i is stored row row_order[i]
   RowReader read = nullptr;
+  bool one_scale_per_row = false;  ///< f8_e4m3 only: all blocks of a row have the same scale
 };
 
 /// A packed matrix [rows, cols], immutable, shared by its users (a tied embedding and lm_head are one Weight).

@@ -30,6 +30,7 @@ WeightPart f8_part(const WeightSource& source, const std::string& name, const Te
   part.format = WeightFormat::f8_e4m3;
   part.rows = rows;
   part.cols = cols;
+  part.one_scale_per_row = cols_per_scale >= cols;
   part.read = [data = weights.data, cols, scales, cols_per_scale](int64_t row, std::byte* out) {
     const std::byte* values = data + row * cols;
     for (int64_t k = 0; k < cols; k += kBlock) {

@@ -136,6 +136,7 @@ WeightPart convert_part(const WeightPart& part, WeightFormat format) {
   WeightPart converted = part;
   converted.format = format;
   converted.data = nullptr;
+  converted.one_scale_per_row = false;
   WeightPart stored = part;
   stored.row_order.clear();
   converted.read = [stored = std::move(stored), format](int64_t row, std::byte* out) {

@@ -76,6 +76,7 @@ class TinyModel {
     const Tensor mlp = ops.gated_activation(ops.add_norm(residual, x, 1.0f, rms(norm_.data())), Activation::silu);
     const Tensor out = ops.allocate(DType::f32, {kTokens, kHidden});
     ops.linear_into(out, mlp, down_);
+    ops.add(residual, ops.gated_linear(out, qkv_, nullptr, Activation::silu), 0.5f);
     ops.add(residual, routed(ops.norm(out, {NormKind::layer, norm_.data(), norm_.data(), 1e-5f}), ops), 0.5f);
     ops.norm_in_place(residual, rms(norm_.data()));
     const Tensor logits = ops.logits(ops.gather_rows(residual, batch_.logit_rows, batch_.num_logit_rows), table_);
@@ -232,6 +233,9 @@ TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
   expect_shape_error("embed", "weight[0, 0]", [&] { ops.embed(Weight{}, nullptr, 3); });
   expect_shape_error("gather_rows", "f32[5, 31]", [&] { ops.gather_rows(x, nullptr, -1); });
   expect_shape_error("gated_activation", "f32[5, 31]", [&] { ops.gated_activation(x, Activation::silu); });
+  expect_shape_error("gated_linear", "weight[8, 32]", [&] { ops.gated_linear(x, weight, nullptr, Activation::silu); });
+  weight.rows = 7;
+  expect_shape_error("gated_linear", "weight[7, 32]", [&] { ops.gated_linear(y, weight, nullptr, Activation::silu); });
   expect_shape_error("rope_store_kv", "f32[5, 32]", [&] { ops.rope_store_kv(y, rope, kv, batch); });
   expect_shape_error("paged_attention", "f32[5, 31]", [&] { ops.paged_attention(x, attention, kv, batch); });
 }

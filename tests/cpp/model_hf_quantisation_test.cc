@@ -1,6 +1,7 @@
 // Quantised Hugging Face checkpoints: every packing gives the numbers that it stands for, and what does not fit is named.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <functional>
 #include <initializer_list>
 
@@ -39,11 +40,17 @@ void expect_matrix(const std::string& config, const FileTensors& tensors, int64_
   ASSERT_EQ(part->cols, cols);
   std::vector<std::byte> row(weight_row_bytes(part->format, cols));
   std::vector<float> values(static_cast<size_t>(cols));
+  const size_t block_bytes = weight_format_info(format).block_bytes;
+  bool one_scale_per_row = format == WeightFormat::f8_e4m3;
   for (int64_t i = 0; i < rows; ++i) {
     part->read(i, row.data());
+    for (size_t at = 0; one_scale_per_row && at < row.size(); at += block_bytes) {
+      one_scale_per_row = std::memcmp(&row[at], &row[0], sizeof(float)) == 0;
+    }
     dequantise_row(part->format, row.data(), cols, values.data());
     for (int64_t k = 0; k < cols; ++k) ASSERT_EQ(values[static_cast<size_t>(k)], value(i, k)) << "row " << i << " column " << k;
   }
+  EXPECT_EQ(part->one_scale_per_row, one_scale_per_row);
 }
 
 void expect_matrix(const std::string& config, const FileTensors& tensors, const TestMatrix& m, WeightFormat format) {

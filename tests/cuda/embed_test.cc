@@ -1,6 +1,7 @@
 // Rows of embedding tables in each format, exactly.
 #include "cuda/kernels.h"
 #include "elementwise_support.h"
+#include "io/code_values.h"
 
 namespace pagoda::cuda {
 namespace {
@@ -17,7 +18,16 @@ struct Table {
       for (size_t i = 1; i < stored.size(); i += 2) stored[i] = static_cast<uint8_t>((stored[i] & 0x80) | 0x3e);
     }
     std::normal_distribution<float> normal(0, 0.1f);
-    scales.resize(matrix_scale_bytes(format, all) / 2);
+    const size_t scale_bytes = matrix_scale_bytes(format, rows, matrix.stride);
+    if (is_e4m3()) {
+      wide_scales.resize(scale_bytes / 4);
+      for (float& s : wide_scales) s = normal(random);
+      for (uint8_t& b : stored) b = (b & 0x7f) == 0x7f ? 0 : b;
+      matrix.values = stored.data();
+      matrix.scales = wide_scales.data();
+      return;
+    }
+    scales.resize(scale_bytes / 2);
     for (uint16_t& s : scales) s = float_to_f16(normal(random));
     matrix.values = stored.data();
     matrix.scales = scales.data();
@@ -35,16 +45,24 @@ struct Table {
         return static_cast<double>(f16_to_float(scales[2 * block])) * (in_block < 16 ? byte & 15 : byte >> 4) +
                static_cast<double>(f16_to_float(scales[2 * block + 1]));
       }
+      case MatrixFormat::f8:
+        return wide_scales[static_cast<size_t>(row)] * e4m3_to_float(stored[i]);
+      case MatrixFormat::f8_blocks:
+        return wide_scales[block] * e4m3_to_float(stored[i]);
     }
     return 0;
   }
 
+  bool is_e4m3() const { return matrix.format == MatrixFormat::f8 || matrix.format == MatrixFormat::f8_blocks; }
+
   Matrix matrix;
   std::vector<uint8_t> stored;
   std::vector<uint16_t> scales;
+  std::vector<float> wide_scales;  // of e4m3
 };
 
-constexpr MatrixFormat kFormats[] = {MatrixFormat::bf16, MatrixFormat::q8, MatrixFormat::q4};
+constexpr MatrixFormat kFormats[] = {MatrixFormat::bf16, MatrixFormat::q8, MatrixFormat::q4, MatrixFormat::f8,
+                                     MatrixFormat::f8_blocks};
 constexpr int64_t kRows = 30;
 
 std::vector<int32_t> random_ids(int64_t n, std::mt19937& random) {

@@ -83,9 +83,10 @@ struct Mixture {
   Matrix expert(int e) const {
     Matrix matrix = experts.matrix();
     matrix.rows = c.rows;
-    const int64_t before = e * c.rows * matrix.stride;
-    matrix.values = static_cast<const std::byte*>(matrix.values) + matrix_value_bytes(matrix.format, before);
-    if (matrix.scales) matrix.scales = static_cast<const std::byte*>(matrix.scales) + matrix_scale_bytes(matrix.format, before);
+    const int64_t before = e * c.rows;
+    matrix.values = static_cast<const std::byte*>(matrix.values) + matrix_value_bytes(matrix.format, before * matrix.stride);
+    const size_t scale_bytes = matrix_scale_bytes(matrix.format, before, matrix.stride);
+    if (matrix.scales) matrix.scales = static_cast<const std::byte*>(matrix.scales) + scale_bytes;
     return matrix;
   }
 
@@ -127,17 +128,19 @@ TEST(GroupedLinear, a_row_has_the_bits_of_linear_with_its_expert) {
 
 TEST(GroupedLinear, sums_are_right) {
   for (ExpertInput input : kInputs) {
-    Mixture mixture(MatrixFormat::q4, {5, 2, 12, 24, 320, true, DType::f32});
-    HostTensor x = mixture.input(input);
-    const HostTensor out = mixture.run(x, input);
-    for (int e = 0; e < 5; ++e) {
-      for (int32_t place = mixture.expert_start[static_cast<size_t>(e)];
-           place < mixture.expert_start[static_cast<size_t>(e) + 1]; ++place) {
-        const int64_t row = input == ExpertInput::by_token ? mixture.pairs[static_cast<size_t>(place)] / 2 : place;
-        for (int64_t i = 0; i < 24; ++i) {
-          const Product product = exact_product(mixture.experts, e * 24 + i, x, row);
-          const double expected = product.value + double{mixture.bias[static_cast<size_t>(e * 24 + i)]};
-          ASSERT_NEAR(out.get(place, i), expected, product.error + 0x1p-22 * std::abs(expected)) << place << ", " << i;
+    for (MatrixFormat format : {MatrixFormat::q4, MatrixFormat::f8}) {
+      Mixture mixture(format, {5, 2, 12, 24, 320, true, DType::f32});
+      HostTensor x = mixture.input(input);
+      const HostTensor out = mixture.run(x, input);
+      for (int e = 0; e < 5; ++e) {
+        for (int32_t place = mixture.expert_start[static_cast<size_t>(e)];
+             place < mixture.expert_start[static_cast<size_t>(e) + 1]; ++place) {
+          const int64_t row = input == ExpertInput::by_token ? mixture.pairs[static_cast<size_t>(place)] / 2 : place;
+          for (int64_t i = 0; i < 24; ++i) {
+            const Product product = exact_product(mixture.experts, e * 24 + i, x, row);
+            const double expected = product.value + double{mixture.bias[static_cast<size_t>(e * 24 + i)]};
+            ASSERT_NEAR(out.get(place, i), expected, product.error + 0x1p-22 * std::abs(expected)) << place << ", " << i;
+          }
         }
       }
     }

@@ -118,7 +118,7 @@ float sum_in_order(const HostMatrix& weight, int64_t row, const HostTensor& x, i
     }
     total = slice == 0 ? sum : total + sum;
   }
-  return total;
+  return weight.row_scale(row) * total;
 }
 
 TEST(Linear, sums_are_in_the_documented_order) {
@@ -225,16 +225,20 @@ TEST(Linear, an_address_that_is_not_aligned_gives_the_same_bits) {
 
 /// One row of codes, one token with a single 1: the output is the value.
 TEST(Linear, quantised_values_are_rounded_once) {
-  for (MatrixFormat format : {MatrixFormat::q8, MatrixFormat::q4}) {
+  for (MatrixFormat format : {MatrixFormat::q8, MatrixFormat::q4, MatrixFormat::f8, MatrixFormat::f8_blocks}) {
     std::mt19937 random(3);
     HostMatrix weight(format, 16, 512, random);
-    const bool q8 = format == MatrixFormat::q8;
+    const bool q4 = format == MatrixFormat::q4;
     constexpr float kScales[] = {1.0f, -0.3f, 65504.0f, 6e-8f, -6.2e-5f, 0.0f, 0.001f, 77.0f};
     constexpr float kOffsets[] = {0.0f, 2.4f, -65504.0f, 6e-8f, 0.004f, -1.0f, -0.0075f, -1.0f};
     std::vector<int> codes(32);
     for (int64_t row = 0; row < 16; ++row) {
       for (int64_t block = 0; block < 16; ++block) {
-        for (int i = 0; i < 32; ++i) codes[static_cast<size_t>(i)] = q8 ? static_cast<int>(32 * (block % 8)) + i - 128 : i % 16;
+        for (int i = 0; i < 32; ++i) codes[static_cast<size_t>(i)] = q4 ? i % 16 : static_cast<int>(32 * (block % 8)) + i - 128;
+        if (format == MatrixFormat::f8 || format == MatrixFormat::f8_blocks) {
+          for (int& code : codes)
+            code = (code & 0x7f) == 0x7f ? 0 : code;  // packing leaves no NaN without a scale that is none
+        }
         const auto at = static_cast<size_t>(row % 8);
         weight.set_block(row, block, kScales[at], kOffsets[at], codes);
       }
@@ -247,7 +251,7 @@ TEST(Linear, quantised_values_are_rounded_once) {
     synchronize();
     for (int64_t i = 0; i < 256; ++i) {
       for (int64_t row = 0; row < 16; ++row)
-        ASSERT_EQ(out.get(i, row), weight.value(row, i + 256 * (i % 2))) << i << ", " << row;
+        ASSERT_EQ(out.get(i, row), weight.row_scale(row) * weight.value(row, i + 256 * (i % 2))) << i << ", " << row;
     }
   }
 }

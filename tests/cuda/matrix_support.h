@@ -15,13 +15,16 @@
 #include "core/dtype.h"
 #include "cuda/matrix.h"
 #include "emulation_support.h"
+#include "io/code_values.h"
 
 namespace pagoda::cuda {
 
-constexpr MatrixFormat kMatrixFormats[] = {MatrixFormat::bf16, MatrixFormat::q8, MatrixFormat::q4};
+constexpr MatrixFormat kMatrixFormats[] = {MatrixFormat::bf16, MatrixFormat::q8, MatrixFormat::q4, MatrixFormat::f8,
+                                           MatrixFormat::f8_blocks};
 
 inline const char* matrix_format_name(MatrixFormat format) {
-  return format == MatrixFormat::bf16 ? "bf16" : format == MatrixFormat::q8 ? "q8" : "q4";
+  constexpr const char* kNames[kNumMatrixFormats] = {"bf16", "q8", "q4", "f8", "f8_blocks"};
+  return kNames[static_cast<int>(format)];
 }
 
 /// Memory aligned like the device's and zero; what lies behind it is out of bounds for AddressSanitizer.
@@ -46,7 +49,7 @@ class HostMatrix {
   HostMatrix(MatrixFormat format, int64_t rows, int64_t cols, std::mt19937& random)
       : matrix_{format, rows, cols, matrix_stride(cols), nullptr, nullptr},
         values_(matrix_value_bytes(format, rows * matrix_stride(cols))),
-        scales_(matrix_scale_bytes(format, rows * matrix_stride(cols))) {
+        scales_(matrix_scale_bytes(format, rows, matrix_stride(cols))) {
     matrix_.values = values_.data();
     matrix_.scales = format == MatrixFormat::bf16 ? nullptr : scales_.data();
     const float size = 1 / std::sqrt(static_cast<float>(cols));
@@ -57,7 +60,7 @@ class HostMatrix {
 
   const Matrix& matrix() const { return matrix_; }
 
-  /// The value that a product sees: rounded to bf16, zero behind `cols`.
+  /// The value that a product sees: rounded to bf16, zero behind `cols`; of f8 without the row's scale.
   float value(int64_t row, int64_t col) const {
     const int64_t at = row * matrix_.stride + col, block = at / 32, i = at % 32;
     switch (matrix_.format) {
@@ -70,16 +73,23 @@ class HostMatrix {
         const int n = i < 16 ? byte & 0xf : byte >> 4;
         return round(std::fma(scale(2 * block), static_cast<float>(n), scale(2 * block + 1)));
       }
+      case MatrixFormat::f8:
+        return e4m3_to_float(get<uint8_t>(values_, at));
+      case MatrixFormat::f8_blocks:
+        return round(get<float>(scales_, block) * e4m3_to_float(get<uint8_t>(values_, at)));
     }
     return 0;
   }
 
-  /// Sets a block of q8 or q4: its scales and the codes of its 32 values (q8: as signed, q4: below 16).
+  /// What the sums of a row are multiplied by.
+  float row_scale(int64_t row) const { return matrix_.format == MatrixFormat::f8 ? get<float>(scales_, row) : 1.0f; }
+
+  /// Sets a block that is not bf16: its scales and the codes of its 32 values (q8: as signed, q4: below 16). f8: the row's.
   void set_block(int64_t row, int64_t block, float d, float m, std::span<const int> codes) {
     const int64_t at = row * matrix_.stride / 32 + block;
     for (int i = 0; i < 32; ++i) {
-      if (matrix_.format == MatrixFormat::q8) {
-        put(values_, 32 * at + i, static_cast<int8_t>(codes[static_cast<size_t>(i)]));
+      if (matrix_.format != MatrixFormat::q4) {
+        put(values_, 32 * at + i, static_cast<uint8_t>(codes[static_cast<size_t>(i)]));
       } else {
         const int64_t place = 16 * at + i % 16;
         const auto before = i < 16 ? uint8_t{0} : get<uint8_t>(values_, place);
@@ -87,6 +97,7 @@ class HostMatrix {
       }
     }
     if (matrix_.format == MatrixFormat::q8) return put(scales_, at, float_to_f16(d));
+    if (matrix_.format != MatrixFormat::q4) return put(scales_, matrix_.format == MatrixFormat::f8 ? row : at, d);
     put(scales_, 2 * at, float_to_f16(d));
     put(scales_, 2 * at + 1, float_to_f16(m));
   }
@@ -117,6 +128,10 @@ class HostMatrix {
     if (used <= 0) return;
     const bool q8 = matrix_.format == MatrixFormat::q8;
     std::vector<int> codes(32, 0);
+    if (matrix_.format == MatrixFormat::f8 || matrix_.format == MatrixFormat::f8_blocks) {
+      for (int64_t i = 0; i < used; ++i) codes[static_cast<size_t>(i)] = float_to_e4m3(100 * normal(random) / size);
+      return set_block(row, block, size * (1 + static_cast<float>((row + block) % 5)) / 300, 0, codes);
+    }
     std::uniform_int_distribution<int> code(q8 ? -127 : 0, q8 ? 127 : 15);
     for (int64_t i = 0; i < used; ++i) codes[static_cast<size_t>(i)] = code(random);
     const float d = normal(random) / (q8 ? 70.0f : 5.0f);
@@ -138,7 +153,8 @@ inline Product exact_product(const HostMatrix& weight, int64_t row, const HostTe
     sum += product;
     size += std::abs(product);
   }
-  return {sum, 4e-6 * size + 1e-30};
+  const double scale = weight.row_scale(row);
+  return {scale * sum, 4e-6 * std::abs(scale) * size + 1e-30};
 }
 
 }  // namespace pagoda::cuda

@@ -369,10 +369,11 @@ static __global__ void f16_kernel(float* out) {
   out[i] = gpu::f16_to_float(static_cast<uint16_t>(i));
 }
 
+template <bool kToBf16>
 static __global__ void e4m3_kernel(uint32_t* out) {
   gpu::wait_for_grid();
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-  out[i] = gpu::unpack_e4m3(static_cast<uint16_t>(i));
+  out[i] = kToBf16 ? gpu::e4m3_to_bf16((i & 0xffu) << 8 | i >> 8 << 24) : gpu::unpack_e4m3(static_cast<uint16_t>(i));
 }
 
 inline bool same_number(double a, double b) {
@@ -387,15 +388,18 @@ inline std::string check_f16_to_float() {
   return difference(expected, out.read(), [](float a, float b) { return same_number(a, b); });
 }
 
-inline std::string check_unpack_e4m3() {
+template <bool kToBf16>
+std::string check_e4m3() {
   std::vector<double> expected, got;
   const DeviceArray<uint32_t> out(size_t{65536});
-  launch(device_queue(), {256, 256}, "e4m3", e4m3_kernel, out.get());
+  launch(device_queue(), {256, 256}, "e4m3", e4m3_kernel<kToBf16>, out.get());
   const std::vector<uint32_t> pairs = out.read();
   for (unsigned i = 0; i < pairs.size(); ++i) {
     for (unsigned half = 0; half < 2; ++half) {
-      expected.push_back(kE4m3Format.value(i >> 8 * half & 0xff));
-      got.push_back(kF16Format.value(pairs[i] >> 16 * half & 0xffff));
+      const unsigned code = i >> 8 * half & 0xff;
+      const bool as_number = kToBf16 && (code & 0x7f) == 0x7f;
+      expected.push_back(as_number ? (code & 0x80 ? -480 : 480) : kE4m3Format.value(code));
+      got.push_back((kToBf16 ? kBf16Format : kF16Format).value(pairs[i] >> 16 * half & 0xffff));
     }
   }
   return difference(expected, got, same_number);
@@ -482,7 +486,8 @@ inline std::vector<Check> gpu_checks() {
           {"pack_bf16", check_pack<false>},
           {"pack_f16", check_pack<true>},
           {"f16_to_float", check_f16_to_float},
-          {"unpack_e4m3", check_unpack_e4m3},
+          {"unpack_e4m3", check_e4m3<false>},
+          {"e4m3_to_bf16", check_e4m3<true>},
           {"opaque", check_opaque},
           {"wait_for_grid, launch_dependents", check_grid_order},
           {"named_barrier_sync, named_barrier_arrive", check_named_barriers}};

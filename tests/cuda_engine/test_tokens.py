@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cuda_engine.comparison import GREEDY, clear_prompts, engine, tokens_of
+from e2e.families.llama import LLAMA
 from e2e.references import prompt_logprobs
 from e2e.tiny_models import TinyModel
+from e2e.tiny_quantised import METHODS, save_quantised
 from e2e.tiny_table import DIRECTORIES
 
 LENGTHS = [21, 6]
@@ -51,3 +54,22 @@ def test_other_types_of_kv_cache_give_the_tokens_of_the_cpu(
         got = tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False))
     num_equal = sum(a == b for own, cpu in zip(got, expected, strict=True) for a, b in zip(own, cpu, strict=True))
     assert got == expected if kv_cache_dtype == "f16" else num_equal >= len(LENGTHS) * GREEDY.max_tokens // 2
+
+
+@pytest.mark.parametrize(
+    ("method", "deterministic"), [("fp8-dynamic", False), ("fp8-static", True), ("fp8-blocks", False)]
+)
+def test_weights_in_fp8_give_the_tokens_of_the_cpu(method: str, deterministic: bool, tmp_path: Path) -> None:
+    """One scale for each row, for a matrix, for a block.
+
+    The emulated cuBLASLt is fast enough to be chosen for all but the last: there the activations have three bits too,
+    which moves logprobs twice as much as bf16 does.
+    """
+    model = save_quantised(LLAMA.make({}), tmp_path / "model", METHODS[method])
+    prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size)
+    with engine(model.path, "cpu") as llm:
+        logprobs = prompt_logprobs(llm, prompts[0])
+    with engine(model.path, "cuda-emu", deterministic=deterministic) as llm:
+        assert tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False)) == expected
+        difference = (prompt_logprobs(llm, prompts[0]) - logprobs).abs().median()
+    assert difference < (0.05 if method == "fp8-blocks" else 0.1)

@@ -6,7 +6,8 @@ namespace {
 
 class Linear : public DeviceTest {};
 
-/// Formats that stay as they are on a GPU, and some that become bf16 there: then a weight moves by up to 2^-8 of itself.
+/// Formats that stay as they are on a GPU, and some that become bf16 there, f8_e4m3 with scales of its blocks on the way to the
+/// product: then a weight moves by up to 2^-8 of itself.
 struct Format {
   WeightFormat format;
   Tolerance tolerance;
@@ -15,6 +16,10 @@ constexpr Format kFormats[] = {{WeightFormat::bf16, {0.003, 0.008}}, {WeightForm
                                {WeightFormat::q4_0, {0.003, 0.008}}, {WeightFormat::q4_1, {0.003, 0.008}},
                                {WeightFormat::f32, {0.004, 0.02}},   {WeightFormat::f16, {0.004, 0.02}},
                                {WeightFormat::q5_0, {0.004, 0.02}},  {WeightFormat::f8_e4m3, {0.004, 0.02}}};
+
+StoredMatrix stored_with_row_scales(int64_t rows, int64_t cols) {
+  return StoredMatrix(WeightFormat::f8_e4m3, rows, cols, 5).with_one_scale_per_row();
+}
 
 struct Product {
   int64_t tokens, rows, cols;
@@ -64,6 +69,53 @@ TEST_F(Linear, every_format_and_number_of_tokens) {
       SCOPED_TRACE(::testing::Message() << weight_format_info(format.format).name << ": " << p);
       const StoredMatrix stored(format.format, p.rows, p.cols, 5);
       expect_same(format.tolerance, [&](Machine& machine) { return run(machine, p, stored, false); });
+    }
+  }
+}
+
+/// Our own kernel rounds nothing of e4m3 with one scale for each row.
+TEST_F(Linear, e4m3_with_one_scale_for_each_row) {
+  for (const Product& p : products(WeightFormat::q8_0)) {
+    if (p.cols % 32) continue;
+    SCOPED_TRACE(::testing::Message() << p);
+    const StoredMatrix stored = stored_with_row_scales(p.rows, p.cols);
+    expect_same({0.003, 0.008}, [&](Machine& machine) { return run(machine, p, stored, false); });
+  }
+}
+
+/// What cuBLASLt computes, if it is chosen, has its x in e4m3 as well: three bits and a sign, of which errors of different
+/// columns cancel.
+TEST_F(Linear, tuned_products_of_e4m3) {
+  std::vector<Product> all = {{1, 128, 64}, {5, 64, 128, true}, {40, 128, 128, false, true}};
+  if (!is_emulated()) all = {{1, 6144, 4096}, {64, 6144, 4096, false, true}, {512, 4096, 14336}, {2048, 4096, 4096}};
+  for (const bool deterministic : {false, true}) {
+    for (const Product& p : all) {
+      SCOPED_TRACE(::testing::Message() << p << (deterministic ? ", deterministic" : ""));
+      const StoredMatrix stored = stored_with_row_scales(p.rows, p.cols);
+      Machine tuned(make_gpu(deterministic));
+      const std::vector<float> got = run(tuned, p, stored, true);
+      expect_close(run(cpu(), p, stored, false), got, {0.04, 0.2});
+      cpu().clear();
+    }
+  }
+}
+
+/// Where one kernel does both, and where two do.
+TEST_F(Linear, gated_products) {
+  for (const Format& format : kFormats) {
+    for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu}) {
+      for (const int64_t tokens : {1, 9, 70}) {
+        SCOPED_TRACE(::testing::Message() << weight_format_info(format.format).name << ", " << tokens << " tokens");
+        const StoredMatrix stored(format.format, 160, 192, 5);
+        expect_same({0.008, 0.03}, [&](Machine& machine) {
+          const Weight weight = pack(machine, {stored});
+          const Tensor x = machine.activations(random_values(tokens * 192, 3), 192);
+          const Tensor gate_up = machine.empty(machine.act(), tokens, 160), out = machine.empty(machine.act(), tokens, 80);
+          void* workspace = machine.memory(machine->traits().linear_workspace(tokens, 160, 192, weight.part_formats));
+          machine->gated_linear(out, gate_up, x, weight, machine.array(random_values(160, 4)), activation, workspace);
+          return machine.read(out);
+        });
+      }
     }
   }
 }

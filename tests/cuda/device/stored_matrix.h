@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/weight_format.h"
@@ -23,11 +25,23 @@ class StoredMatrix {
     }
   }
 
-  WeightPart part() const { return {format_, rows_, cols_, stored_.data(), {}, nullptr}; }
+  WeightPart part() const { return {format_, rows_, cols_, stored_.data(), {}, nullptr, one_scale_per_row_}; }
+
+  /// Of f8_e4m3: gives all blocks of a row the scale of its first one.
+  StoredMatrix&& with_one_scale_per_row() && {
+    const WeightFormatInfo info = weight_format_info(format_);
+    const size_t row_bytes = weight_row_bytes(format_, cols_);
+    for (size_t at = 0; at < stored_.size(); at += info.block_bytes) {
+      std::memcpy(stored_.data() + at, stored_.data() + at / row_bytes * row_bytes, sizeof(float));
+    }
+    one_scale_per_row_ = true;
+    return std::move(*this);
+  }
 
  private:
   WeightFormat format_;
   int64_t rows_, cols_;
+  bool one_scale_per_row_ = false;
   std::vector<std::byte> stored_;
 };
 

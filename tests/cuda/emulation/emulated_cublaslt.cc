@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/dtype.h"
 #include "cuda/cublaslt.h"
+#include "io/code_values.h"
 #include "runtime.h"
 
 namespace pagoda::cuda::lt {
@@ -17,6 +18,8 @@ struct Context {
 };
 struct MatmulDesc {
   Operation a = Operation::none, b = Operation::none;
+  ScaleMode a_mode = ScaleMode::one_number, b_mode = ScaleMode::one_number;
+  const float *a_scales = nullptr, *b_scales = nullptr;
 };
 struct MatrixLayout {
   DataType type;
@@ -41,25 +44,35 @@ namespace {
 
 namespace lt = pagoda::cuda::lt;
 
-constexpr lt::Status kInvalidValue = 7;
+using lt::kInvalidValue;
 constexpr lt::Status kExecutionFailed = 13;
 constexpr uint64_t kMark = 0x70a90da;  ///< in the second word of every algorithm that this library gave out
 
-/// d[n, m] (row-major) = b[n, k] * a[m, k]^T.
+/// d[n, m] (row-major) = b[n, k] * a[m, k]^T; of e4m3 with scales of their rows.
 struct Product {
   LtAlgorithm algorithm;
   int64_t m, n, k;
-  const uint16_t *a, *b;
+  const void *a, *b;
   int64_t a_stride, b_stride, d_stride;
   void* d;
   lt::DataType type;
   float* workspace;
+  bool e4m3;
+  const float *a_scales, *b_scales;
+
+  float value(const void* values, int64_t at) const {
+    return e4m3 ? pagoda::e4m3_to_float(static_cast<const uint8_t*>(values)[at])
+                : pagoda::bf16_to_float(static_cast<const uint16_t*>(values)[at]);
+  }
+  float add(float sum, int64_t row, int64_t token, int64_t i) const {
+    return std::fma(value(a, row * a_stride + i), value(b, token * b_stride + i), sum);
+  }
 };
 
 float ascending(const Product& p, int64_t row, int64_t token, int64_t begin, int64_t end) {
   float sum = 0;
   for (int64_t i = begin; i < end; ++i) {
-    sum = std::fma(pagoda::bf16_to_float(p.a[row * p.a_stride + i]), pagoda::bf16_to_float(p.b[token * p.b_stride + i]), sum);
+    sum = p.add(sum, row, token, i);
   }
   return sum;
 }
@@ -67,7 +80,7 @@ float ascending(const Product& p, int64_t row, int64_t token, int64_t begin, int
 float descending(const Product& p, int64_t row, int64_t token) {
   float sum = 0;
   for (int64_t i = p.k; i-- > 0;) {
-    sum = std::fma(pagoda::bf16_to_float(p.a[row * p.a_stride + i]), pagoda::bf16_to_float(p.b[token * p.b_stride + i]), sum);
+    sum = p.add(sum, row, token, i);
   }
   return sum;
 }
@@ -94,7 +107,8 @@ float element(const Product& p, int64_t row, int64_t token) {
 void multiply(const Product& p) {
   for (int64_t token = 0; token < p.n; ++token) {
     for (int64_t row = 0; row < p.m; ++row) {
-      const float value = element(p, row, token);
+      float value = element(p, row, token);
+      if (p.e4m3) value *= p.a_scales[row] * p.b_scales[token];
       const int64_t at = token * p.d_stride + row;
       if (p.type == lt::DataType::f32) {
         static_cast<float*>(p.d)[at] = value;
@@ -103,7 +117,8 @@ void multiply(const Product& p) {
       }
     }
   }
-  spend_time(p.algorithm.milliseconds + p.algorithm.milliseconds_per_token * static_cast<double>(p.n));
+  spend_time(p.algorithm.milliseconds + p.algorithm.milliseconds_per_token * static_cast<double>(p.n) -
+             (p.e4m3 ? cublaslt().e4m3_saves : 0));
 }
 
 /// The algorithm that the words stand for, null if this library did not give them out or no longer has it.
@@ -118,11 +133,20 @@ bool in_range(const LtAlgorithm& algorithm, uint64_t num_tokens) {
 
 size_t workspace_bytes(const LtAlgorithm& algorithm) { return algorithm.order == LtAlgorithm::Order::split ? 4 : 0; }
 
+/// Rows and columns in whole vectors of 16 bytes, a scale for each row.
+bool suits_e4m3(const lt::MatmulDesc& desc, const lt::MatrixLayout& a, const lt::MatrixLayout& b) {
+  const bool sizes = a.rows % 16 == 0 && a.cols % 16 == 0 && a.leading_dimension % 16 == 0 && b.leading_dimension % 16 == 0;
+  return a.type == lt::DataType::e4m3 && sizes && desc.a_mode == lt::ScaleMode::vector_of_rows && desc.b_mode == desc.a_mode &&
+         desc.a_scales && desc.b_scales;
+}
+
 /// Only what Pagoda asks for: D[m, n] = A[k, m]^T * B[k, n], columns contiguous.
 bool consistent(const lt::MatmulDesc& desc, const lt::MatrixLayout& a, const lt::MatrixLayout& b, const lt::MatrixLayout& d) {
   const auto fits = [](const lt::MatrixLayout& x) { return x.leading_dimension >= static_cast<int64_t>(x.rows); };
-  return desc.a == lt::Operation::transpose && desc.b == lt::Operation::none && a.rows == b.rows && a.cols == d.rows &&
-         b.cols == d.cols && a.type == lt::DataType::bf16 && b.type == lt::DataType::bf16 && fits(a) && fits(b) && fits(d);
+  const bool shapes = a.rows == b.rows && a.cols == d.rows && b.cols == d.cols && fits(a) && fits(b) && fits(d);
+  return desc.a == lt::Operation::transpose && desc.b == lt::Operation::none && shapes && a.type == b.type &&
+         (a.type == lt::DataType::bf16 ? desc.a_mode == lt::ScaleMode::one_number && desc.b_mode == desc.a_mode
+                                       : suits_e4m3(desc, a, b));
 }
 
 lt::Status heuristics(lt::Context*, lt::MatmulDesc* desc, lt::MatrixLayout* a, lt::MatrixLayout* b, lt::MatrixLayout*,
@@ -131,6 +155,7 @@ lt::Status heuristics(lt::Context*, lt::MatmulDesc* desc, lt::MatrixLayout* a, l
   ++cublaslt().num_proposals;
   *num_results = 0;
   if (!consistent(*desc, *a, *b, *d)) return kInvalidValue;
+  if (a->type == lt::DataType::e4m3 && !cublaslt().proposes_e4m3) return lt::kNotSupported;
   for (size_t i = 0; i < cublaslt().algorithms.size() && *num_results < max_results; ++i) {
     const LtAlgorithm& algorithm = cublaslt().algorithms[i];
     const bool split = algorithm.order == LtAlgorithm::Order::split;
@@ -162,6 +187,7 @@ lt::Status matmul(lt::Context*, lt::MatmulDesc* desc, const void* alpha, const v
   for (const void* pointer : {a, b, static_cast<const void*>(d)}) {
     if (reinterpret_cast<uintptr_t>(pointer) % 16) return kInvalidValue;
   }
+  if (a_layout->type == lt::DataType::e4m3 && !cublaslt().runs_e4m3) return kInvalidValue;
   std::vector<bool>& used = cublaslt().used;
   used.resize(cublaslt().algorithms.size());
   if (is_recording(stream) && !used[algorithm->data[0]]) return kExecutionFailed;
@@ -170,14 +196,17 @@ lt::Status matmul(lt::Context*, lt::MatmulDesc* desc, const void* alpha, const v
                         static_cast<int64_t>(d_layout->rows),
                         static_cast<int64_t>(d_layout->cols),
                         static_cast<int64_t>(a_layout->rows),
-                        static_cast<const uint16_t*>(a),
-                        static_cast<const uint16_t*>(b),
+                        a,
+                        b,
                         a_layout->leading_dimension,
                         b_layout->leading_dimension,
                         d_layout->leading_dimension,
                         d,
                         d_layout->type,
-                        static_cast<float*>(workspace)};
+                        static_cast<float*>(workspace),
+                        a_layout->type == lt::DataType::e4m3,
+                        desc->a_scales,
+                        desc->b_scales};
   enqueue(stream, [product] { multiply(product); });
   return lt::kSuccess;
 }
@@ -203,7 +232,21 @@ lt::Status set(T& to, const void* value, size_t bytes) {
 }
 
 lt::Status set_desc(lt::MatmulDesc* desc, lt::DescAttribute attribute, const void* value, size_t bytes) {
-  return set(attribute == lt::DescAttribute::transa ? desc->a : desc->b, value, bytes);
+  switch (attribute) {
+    case lt::DescAttribute::transa:
+      return set(desc->a, value, bytes);
+    case lt::DescAttribute::transb:
+      return set(desc->b, value, bytes);
+    case lt::DescAttribute::a_scale_pointer:
+      return set(desc->a_scales, value, bytes);
+    case lt::DescAttribute::b_scale_pointer:
+      return set(desc->b_scales, value, bytes);
+    case lt::DescAttribute::a_scale_mode:
+      return cublaslt().knows_scales ? set(desc->a_mode, value, bytes) : kInvalidValue;
+    case lt::DescAttribute::b_scale_mode:
+      return cublaslt().knows_scales ? set(desc->b_mode, value, bytes) : kInvalidValue;
+  }
+  return kInvalidValue;
 }
 
 lt::Status set_layout(lt::MatrixLayout* layout, lt::LayoutAttribute attribute, const void* value, size_t bytes) {

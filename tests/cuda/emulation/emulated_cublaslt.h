@@ -28,6 +28,11 @@ struct LtAlgorithm {
 struct CublasLt {
   bool absent = false;  ///< load_cublaslt finds nothing
   size_t version = 130000;
+  /// By how much products of e4m3 are faster, in milliseconds: less than no time, because that is what our own kernels take.
+  double e4m3_saves = 1.002;
+  bool knows_scales = true;                                                 ///< else of a version before vectors of scales
+  bool proposes_e4m3 = true;                                                ///< else on a device that does not multiply e4m3
+  bool runs_e4m3 = true;                                                    ///< else it says so only when it is to run
   std::vector<LtAlgorithm> algorithms = {{LtAlgorithm::Order::ascending}};  ///< in the order in which they are proposed
   int num_proposals = 0;                                                    ///< times that algorithms were asked for
   std::vector<bool> used;  ///< which have run: the first run of one must not be recorded

@@ -1,0 +1,10 @@
+// linear_kernel.cuh for gate and up in f8. Called by launch_linear.
+#include "cuda/linear_kernel.cuh"
+
+namespace pagoda::cuda {
+
+void launch_gated_linear_f8(const Queue& queue, LinearTile tile, const LinearJob& job) {
+  launch_linear_format<MatrixFormat::f8, true>(queue, tile, job);
+}
+
+}  // namespace pagoda::cuda
