@@ -21,10 +21,10 @@ struct PlannedSeq {
   int64_t end = 0;
   int64_t rows_begin = 0;  ///< prompt positions [rows_begin, rows_end) report the logprobs of the token that follows
   int64_t rows_end = 0;
-  int64_t pool_begin = 0;  ///< positions [pool_begin, pool_end) report their hidden states
-  int64_t pool_end = 0;
   bool wants_token = false;   ///< all expected tokens are computed: position end - 1 draws the next one
   int32_t token_source = -1;  ///< >= 0: token end - 1 is not known yet; the step before draws it in this row of its SampleBatch
+  int64_t pool_begin = 0;     ///< positions [pool_begin, pool_end) report their hidden states
+  int64_t pool_end = 0;
 };
 
 /// All that a step does. Blocks are copied before anything is computed: first to the host, then from there, then within the

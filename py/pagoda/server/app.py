@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from pagoda.server import admin, edge, embeddings, info, messages, openapi, requests, responses, security, text, timeline
+from pagoda.server import (
+    admin,
+    edge,
+    embeddings,
+    info,
+    messages,
+    openapi,
+    requests,
+    responses,
+    security,
+    text,
+    timeline,
+)
 from pagoda.server.chat import create_chat_completion
 from pagoda.server.completions import create_completion
 from pagoda.server.settings import ServerSettings
