@@ -12,9 +12,13 @@ from pathlib import Path
 from lint_common import Finding, files
 
 OWN = {"pagoda", "enginectl"}
-MODULE_OF_DISTRIBUTION = {"pyyaml": "yaml"}
+MODULE_OF_DISTRIBUTION = {
+    "pyyaml": "yaml",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-sdk": "opentelemetry",
+}
 # Extras of users; the others (test, lint) are for developers and never imported by the package.
-USER_EXTRAS = ("hub", "verify")
+USER_EXTRAS = ("hub", "verify", "otel")
 
 
 def _modules(requirements: list[str]) -> set[str]:

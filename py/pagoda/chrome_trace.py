@@ -9,15 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pagoda.phases import phases
+
 _STEPS, _REQUESTS = 1, 2
-#: What a choice is doing after an event; the others change nothing.
-_PHASES = {
-    "queued": "queued",
-    "admitted": "prefill",
-    "first_token": "decode",
-    "preempted": "preempted",
-    "swapped_out": "swapped out",
-}
 
 
 def chrome_trace(
@@ -38,30 +32,14 @@ def chrome_trace(
 
 
 def _row(row: int, timeline: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The phases of one choice as spans, its chunks as instants. A phase that goes on ends with the last event."""
-    name = f"{timeline['request_id']} [{timeline['choice']}]"
-    result = [_name("thread_name", _REQUESTS, row, name)]
-    phase, begin, before_preemption = "", 0.0, "prefill"
+    """The phases of one choice as spans, its chunks as instants."""
+    result = [_name("thread_name", _REQUESTS, row, f"{timeline['request_id']} [{timeline['choice']}]")]
+    result += [_span(phase.name, _REQUESTS, row, phase.begin, phase.end, phase.facts) for phase in phases(timeline)]
     for event in timeline["events"]:
-        kind, time = event["event"], event["time"]
-        if kind == "chunk":
+        if event["event"] == "chunk":
             tokens = {"begin": event["begin"], "end": event["end"]}
-            result.append({"name": "chunk", "ph": "i", "s": "t", "pid": _REQUESTS, "tid": row, "ts": _micros(time)})
-            result[-1]["args"] = tokens
-            continue
-        following = before_preemption if kind in ("resumed", "swapped_in") else _PHASES.get(kind, "")
-        if following == phase:
-            continue
-        if phase:
-            result.append(_span(phase, _REQUESTS, row, begin, time, {}))
-        if kind == "preempted":
-            before_preemption = phase
-        if kind == "finished":
-            args = {"reason": event["reason"], "tokens": event["end"]}
-            result[-1]["args"] = args
-        phase, begin = following, time
-    if phase:
-        result.append(_span(phase, _REQUESTS, row, begin, timeline["events"][-1]["time"], {"unfinished": True}))
+            place = {"pid": _REQUESTS, "tid": row, "ts": _micros(event["time"])}
+            result.append({"name": "chunk", "ph": "i", "s": "t", **place, "args": tokens})
     return result
 
 

@@ -49,7 +49,8 @@ def test_a_stall_is_dumped_once_with_state_and_stacks(caplog: pytest.LogCaptureF
     client = FakeClient()
 
     def records() -> list[str]:
-        return [record.getMessage() for record in caplog.records if record.name == "pagoda.server.watchdog"]
+        texts = [record.getMessage() for record in caplog.records if record.name == "pagoda.server.watchdog"]
+        return [text for text in texts if text.startswith("the engine")]  # on a busy machine the loop is late as well
 
     async def run() -> None:
         async with serving(client, stall_timeout_s=0.1):
@@ -73,7 +74,10 @@ def test_a_stall_is_dumped_once_with_state_and_stacks(caplog: pytest.LogCaptureF
 def test_a_hanging_event_loop_is_dumped_with_the_line_that_holds_it(caplog: pytest.LogCaptureFixture) -> None:
     def hold_the_loop() -> None:
         deadline = time.monotonic() + 20
-        while not caplog.records and time.monotonic() < deadline:
+        while (
+            not any(record.name == "pagoda.server.watchdog" for record in caplog.records)
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
 
     async def run() -> None:

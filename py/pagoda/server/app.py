@@ -5,6 +5,7 @@ A new endpoint is a handler in its own file and one line in ROUTES. Called by ru
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -98,4 +99,4 @@ def build_app(
 
 
 async def _close(app: web.Application) -> None:
-    app[STATE].close()
+    await asyncio.to_thread(app[STATE].close)

@@ -21,6 +21,7 @@ from pagoda.server import security
 from pagoda.server.anthropic_error import anthropic_body
 from pagoda.server.errors import ApiError, from_exception, internal_error
 from pagoda.server.json_body import read_object
+from pagoda.server.spans import RequestSpan, Spans
 from pagoda.server.state import STATE, ServerState
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ access_logger = logging.getLogger("pagoda.server.access")
 #: Request keys: its id, and how an inference request ended.
 REQUEST_ID = web.RequestKey("request_id", str)
 OUTCOME = web.RequestKey("outcome", str)
+#: The id of its answer, once it has one.
+ANSWER_ID = web.RequestKey("answer_id", str)
 
 EXPOSED_HEADERS = "x-request-id, x-pagoda-ignored, x-pagoda-warning, retry-after"
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -64,9 +67,21 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         if inference:
             state.leave()
             state.metrics.count_request(request[OUTCOME])
+            if state.spans is not None:
+                _add_span(request, state.spans, route, status, time.monotonic() - started)
         state.metrics.http_requests.labels(route, status).inc()
         if state.settings.access_log:
             _log(request, status, time.monotonic() - started)
+
+
+def _add_span(request: web.Request, spans: Spans, route: str, status: str, seconds: float) -> None:
+    """Hands the request over for sending; a fault there must not touch the answer."""
+    end = time.time()
+    span = RequestSpan(route, status, request[OUTCOME], end - seconds, end, request.get(ANSWER_ID, ""))
+    try:
+        spans.record(span, request.headers)
+    except Exception:
+        logger.exception("request %s has no span", request[REQUEST_ID])
 
 
 async def _answer(request: web.Request, handler: Handler, state: ServerState, inference: bool) -> web.StreamResponse:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import web
 
-from pagoda.server.edge import KEYS, OUTCOME, REQUEST_ID
+from pagoda.server.edge import ANSWER_ID, KEYS, OUTCOME, REQUEST_ID
 from pagoda.server.errors import ApiError, internal_error
 from pagoda.server.events import EventStream, Identity, Item
 from pagoda.server.protocol import Options
@@ -144,6 +144,7 @@ def open_stream(
     pooling: str = "none",
 ) -> EventStream:
     """The events of a request for its prompts, in the name of whoever sent it."""
+    request[ANSWER_ID] = answer_id
     caller = request.app[KEYS].caller(request.headers)
     identity = Identity((answer_id, request[REQUEST_ID]), caller, caller or options.user)
     return EventStream(state, prompts, params, identity, options.timeout_s, pooling)

@@ -77,6 +77,13 @@ class ServerSettings:
             "what the names of /metrics begin with, before a colon: vllm, whose dashboards then work, or pagoda"
         ),
     )
+    otlp_endpoint: str | None = field(
+        default=None,
+        metadata=_doc(
+            "URL where an OpenTelemetry collector takes traces over HTTP, such as http://127.0.0.1:4318/v1/traces; "
+            "needs the extra otel"
+        ),
+    )
     access_log: bool = field(default=True, metadata=_doc("log one line per request; prompts and keys are never logged"))
     log_format: str = field(
         default="text",
@@ -153,6 +160,8 @@ class ServerSettings:
                      for name, key in keys if not key.strip()]  # fmt: skip
         problems += [f"served_model_names must hold names of 1 to {MAX_NAME_CHARS} characters, got one of {len(name)}"
                      for name in self.served_model_names if not 0 < len(name) <= MAX_NAME_CHARS]  # fmt: skip
+        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(("http://", "https://")):
+            problems.append(f"otlp_endpoint must begin with http:// or https://, got {self.otlp_endpoint!r}")
         problems += [text for origin in self.cors_origins if (text := _origin_problem(origin)) is not None]
         try:
             has_key = bool(self.keys())

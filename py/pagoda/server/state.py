@@ -20,6 +20,7 @@ from pagoda.server.errors import ApiError
 from pagoda.server.field_kinds import Limits
 from pagoda.server.metrics import Metrics
 from pagoda.server.settings import ServerSettings
+from pagoda.server.spans import Spans, otlp_exporter
 
 if TYPE_CHECKING:
     from pagoda.client import EngineClient
@@ -62,6 +63,9 @@ class ServerState:
             max_messages=settings.max_messages,
             max_timeout_s=settings.request_timeout_s,
         )
+        self.spans: Spans | None = None
+        if settings.otlp_endpoint is not None:
+            self.spans = Spans(client, self.version, otlp_exporter(settings.otlp_endpoint))
         self.streams: set[EventStream] = set()
         self.draining = False
         self.aborting = False
@@ -126,7 +130,9 @@ class ServerState:
         return self._longest_token
 
     def close(self) -> None:
-        """Stops the text workers."""
+        """Stops the text workers and sends the last spans."""
+        if self.spans is not None:
+            self.spans.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
 
 
