@@ -108,6 +108,7 @@ bool Scheduler::continue_running() {
     plan(seq, end);
   }
   num_reserved_ = 0;
+  num_continued_ = std::ssize(newest().seqs);
   return stats_.num_preemptions == num_preemptions;
 }
 
@@ -195,11 +196,13 @@ const Sequence* Scheduler::running_sibling(const Sequence& seq) const {
   return found;
 }
 
-/// Whether the steps before the one being planned have stored all of the prompt but its last token.
+/// Whether the steps before the one being planned have stored all of the prompt but its last token. What a sequence that starts
+/// in this step has found in the cache may be computed in this step.
 bool Scheduler::prompt_is_stored(const Sequence& seq) const {
   const std::vector<PlannedSeq>& planned = plans_[newest_].seqs;
   const auto in_step = std::ranges::find(planned, &seq, &PlannedSeq::seq);
-  return (in_step == planned.end() ? seq.num_computed : in_step->begin) >= seq.num_prompt - 1;
+  if (in_step == planned.end()) return seq.num_computed >= seq.num_prompt - 1;
+  return in_step - planned.begin() < num_continued_ && in_step->begin >= seq.num_prompt - 1;
 }
 
 /// Blocks that must be free besides those of its known tokens when a sequence starts beside others, as long as it can use them.

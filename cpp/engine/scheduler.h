@@ -132,7 +132,8 @@ class Scheduler {
   int64_t num_unstarted_ = 0;
   int64_t num_unstarted_tokens_ = 0;
   int64_t num_started_ = 0;
-  int64_t num_reserved_ = 0;  // tokens of the step being planned that later running sequences need
+  int64_t num_continued_ = 0;  // sequences of the step being planned that ran before
+  int64_t num_reserved_ = 0;   // tokens of the step being planned that later running sequences need
   uint64_t next_id_ = 0;
   uint64_t next_turn_ = 0;
 };

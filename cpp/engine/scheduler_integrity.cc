@@ -12,7 +12,7 @@ void check_common(const Sequence& seq, const Limits& limits) {
   ensure(seq.num_prompt >= 1 && seq.num_prompt <= seq.num_tokens(), "sequence ", seq.id, " lost its prompt");
   ensure(seq.num_tokens() <= limits.max_context(), "sequence ", seq.id, " has ", seq.num_tokens(), " tokens, allowed are ",
          limits.max_context());
-  ensure(seq.num_output() < seq.max_output, "sequence ", seq.id, " should have finished");
+  ensure(seq.num_output() < seq.max_output || seq.pools(), "sequence ", seq.id, " should have finished");
   ensure(
       seq.num_pending >= 0 && seq.num_pending <= seq.num_in_flight && std::cmp_less_equal(seq.num_in_flight, kMaxStepsInFlight),
       "sequence ", seq.id, " expects ", seq.num_pending, " tokens of ", seq.num_in_flight, " steps");

@@ -111,7 +111,7 @@ class Walk {
   void step() {
     const auto progress = [&] {
       const Stats stats = engine_.stats();
-      return stats.num_generation_tokens + stats.num_finished_error;
+      return stats.num_generation_tokens + stats.num_finished_error + stats.num_finished_stop;  // or is embedded
     };
     const int64_t before = progress();
     const bool had_work = engine_.has_work();
