@@ -59,6 +59,7 @@ void Scheduler::pool(const PlannedSeq& planned, SequenceResult& result, std::vec
   }
   if (planned.end < seq.num_prompt) return;
   if (!std::ranges::all_of(seq.pooled, [](double sum) { return std::isfinite(sum); })) {
+    ++stats_.num_numerics_errors;
     return end(seq, FinishReason::error, "the model gave no usable hidden states", outputs);
   }
   const double count = seq.request->pooling == Pooling::mean ? static_cast<double>(seq.num_prompt) : 1;

@@ -144,6 +144,33 @@ def test_langchains_chat_model_answers_and_streams(url: str, answer: Any, refere
     assert len(batch) == 2
 
 
+def test_embeddings_have_length_one_and_texts_are_their_tokens(url: str, openai_client: openai.OpenAI) -> None:
+    ids = httpx.post(f"{url}/tokenize", json={"prompt": "Count to three."}, timeout=60).json()["tokens"]
+    for pooling in ("last", "mean"):
+        answer = openai_client.embeddings.create(
+            model="tiny-alias",
+            input="Count to three.",
+            encoding_format="float",
+            extra_body={"pooling": pooling},
+        )
+        vector = answer.data[0].embedding
+        assert sum(value * value for value in vector) == pytest.approx(1)
+        body = {"input": [ids, ids[:2]], "pooling": pooling}
+        both = httpx.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]
+        assert both[0]["embedding"] == vector != both[1]["embedding"]
+        assert len(both[1]["embedding"]) == len(vector)
+
+
+def test_a_bias_against_every_token_ends_in_an_answer_or_an_error(url: str) -> None:
+    vocabulary = httpx.post(f"{url}/v1/completions", json={"prompt": [10**9]}, timeout=60).json()["error"]["message"]
+    count = int(vocabulary.partition("[0, ")[2].partition("]")[0]) + 1
+    body = {"prompt": "a", "max_tokens": 2, "logit_bias": {str(token): -100 for token in range(min(count, 1024))}}
+    for temperature in (0, 1):
+        response = httpx.post(f"{url}/v1/completions", json=body | {"temperature": temperature}, timeout=60)
+        assert response.status_code in (200, 500)
+        assert "NaN" not in response.text
+
+
 def test_comments_tell_how_far_a_long_prompt_is(url: str) -> None:
     body = {"prompt": [7] * 100, "max_tokens": 1, "stream": True}
     text = httpx.post(f"{url}/v1/completions", json=body, timeout=60).text

@@ -9,7 +9,7 @@ from typing import Any
 from pagoda.server.adapter import Translation, take_list, take_object, take_string, take_text, tool_call
 from pagoda.server.errors import invalid, show
 
-_TRANSLATED = frozenset(
+TRANSLATED = frozenset(
     {
         "messages",
         "system",
@@ -31,7 +31,7 @@ def translate(body: Mapping[str, Any], counting: bool = False) -> Translation:
     Fields that Anthropic does not know are passed on, so that the server's own sampling fields work here too.
     """
     made = Translation()
-    made.pass_on(body, _TRANSLATED)
+    made.pass_on(body, TRANSLATED)
     if body.get("max_tokens") is None and not counting:
         raise invalid("max_tokens", "max_tokens is required", "missing_required_parameter")
     if body.get("system") is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from pagoda.server.adapter import Translation, take_list, take_object, take_string, take_text, tool_call
 from pagoda.server.errors import invalid, show
 
-_TRANSLATED = frozenset(
+TRANSLATED = frozenset(
     {
         "input",
         "instructions",
@@ -36,7 +36,7 @@ _LOGPROBS = "message.output_text.logprobs"
 def translate(body: Mapping[str, Any]) -> Translation:
     """The chat body that a responses body means. Raises ApiError 400."""
     made = Translation(names={"messages": "input"})
-    made.pass_on(body, _TRANSLATED)
+    made.pass_on(body, TRANSLATED)
     for name in _STATEFUL:
         if body.get(name) is not None:
             text = f"{name} is not supported: this server stores no responses; send the whole input"
