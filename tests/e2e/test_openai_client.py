@@ -312,7 +312,7 @@ def test_requests_side_by_side_get_what_they_get_alone(client: openai.OpenAI, mo
         ({"messages": []}, "messages", None),
         ({"messages": [{"role": "user", "content": "long " * 3000}]}, "messages", "context_length_exceeded"),
         ({"top_logprobs": 3}, "top_logprobs", None),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias", None),
     ],
 )

@@ -1,8 +1,8 @@
 """FakeClient: an EngineClient without an engine, for tests of the HTTP server.
 
-It answers a prompt with the prompt's own tokens, over and over, up to max_tokens. A token is a byte, so every count
-and every offset in a test can be worked out by hand. It can be slow, fail at a token, refuse requests and hang; it
-counts what it runs.
+It answers a prompt with the prompt's own tokens, over and over, up to max_tokens, or with a text that a test has set. A
+token is a byte, so every count and every offset in a test can be worked out by hand. It can be slow, fail at a token,
+refuse requests and hang; it counts what it runs.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class FakeClient:
         self.started = self.running = self.aborted = self.finished = self.produced = 0
         self.requests: list[tuple[list[int], SamplingParams]] = []
         self.cache_resets = 0
+        self.compiled: list[SamplingParams] = []
+        self.text: str | None = None
         self.tenants: list[str] = []
         self.progress: list[int] = []
 
@@ -139,6 +141,10 @@ class FakeClient:
     def reset_prefix_cache(self) -> None:
         """Counts the calls."""
         self.cache_resets += 1
+
+    def compile(self, params: SamplingParams) -> None:
+        """Notes what would be compiled."""
+        self.compiled.append(params)
 
     def stalled_seconds(self) -> float:
         """As set by the test."""
@@ -198,6 +204,7 @@ class FakeClient:
     ) -> TokenEvent:
         """The event of `step`; a choice's state is its text, closed by _END at its end."""
         words = [token for token in prompt if token < 256] or [33]
+        words = words if self.text is None else [*self.text.encode()]
         token = words[step % len(words)]
         text = bytes([token]).decode(errors="replace") * self.piece_factor
         finish: str | None = None
@@ -207,6 +214,8 @@ class FakeClient:
             if states[index].endswith(stop):
                 finish, stop_reason = "stop", stop
                 text = ""
+        if finish is None and self.text is not None and step + 1 == len(words):
+            finish = "stop"
         if finish is None and step + 1 == count:
             finish = "length"
         if self.fail_at == step:

@@ -99,7 +99,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     *((CHAT, {"truncate_prompt_tokens": value}, "truncate_prompt_tokens") for value in (0, -2, 1.5, "3", True)),
     *((CHAT, {"timeout_s": value}, "timeout_s") for value in (0, -1, 10**9, "1")),
     *((CHAT, {name: value}, name) for name, value in (("ignore_eos", 1), ("skip_special_tokens", "no"), ("user", 7))),
-    (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+    (CHAT, {"structured_outputs": {"json": {}}}, "structured_outputs"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
     (CHAT, {"tool_choice": "required"}, "tool_choice"),
     (CHAT, {"audio": {"voice": "x"}}, "audio"),

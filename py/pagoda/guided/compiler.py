@@ -6,6 +6,7 @@ what was compiled. Used by guide.py. Thread-safe; compiling blocks its thread, s
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -96,7 +97,14 @@ class GrammarCompiler:
         except WorkerFailure as failure:
             return _short(str(failure))
         matcher = LLMatcher(self._tokens(), grammar.source(), log_level=0, limits=limits())
-        return _short(matcher.get_error()) if matcher.is_error() else matcher
+        if matcher.is_error():
+            return _short(matcher.get_error())
+        first = matcher.deep_copy()
+        words = (ctypes.c_uint32 * ((self._vocab_size + 31) // 32))()
+        first.unsafe_compute_mask_ptr(ctypes.addressof(words), ctypes.sizeof(words))
+        if first.is_error():
+            return _short(first.get_error())
+        return matcher if any(words) else "no token of this model can begin it"
 
     def _tokens(self) -> LLTokenizer:
         """The vocabulary as llguidance sees it, about a second's work at the first use."""
@@ -130,5 +138,5 @@ class _Vocabulary:
 
 def _short(error: str) -> str:
     """The compiler's first lines: they may quote a whole schema."""
-    text = " ".join(error.split())
+    text = " ".join(error.replace("<non-verbose/>", "").split())
     return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 3] + "..."

@@ -1,4 +1,4 @@
-"""The process that tries grammars: it compiles one, computes its first mask, and says what is wrong with it.
+"""The process that tries grammars: it compiles one, takes a few steps in it, and says what is wrong.
 
 A process, because a grammar is somebody else's program: a few lines can ask for hours and gigabytes. What passes here
 within the budget is compiled again where it is used. Started by grammar_check.py; reads and writes the messages of
@@ -14,6 +14,9 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+
+VOCAB_SIZE = 257
+STEPS = 16
 
 
 class ByteTokens:
@@ -42,7 +45,7 @@ def main() -> None:
 
     from pagoda.guided.grammar import Grammar
 
-    tokenizer = LLTokenizer(ByteTokens(), n_vocab=257)  # type: ignore[arg-type]
+    tokenizer = LLTokenizer(ByteTokens(), n_vocab=VOCAB_SIZE)  # type: ignore[arg-type]
     resource.setrlimit(resource.RLIMIT_AS, (setup["memory_bytes"], setup["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     send(channel, {})
@@ -61,14 +64,25 @@ def check(tokenizer: Any, grammar: Any) -> dict[str, Any]:
 
     try:
         matcher = LLMatcher(tokenizer, grammar.source(), log_level=0, limits=limits())
-        words = (ctypes.c_uint32 * 9)()
-        if not matcher.is_error():
-            matcher.unsafe_compute_mask_ptr(ctypes.addressof(words), ctypes.sizeof(words))
+        return walk(matcher) if not matcher.is_error() else {"error": matcher.get_error()}
     except (ValueError, RecursionError, MemoryError) as error:
         return {"error": str(error) or type(error).__name__}
-    if matcher.is_error():
-        return {"error": matcher.get_error()}
-    return {} if any(words) else {"error": "no text satisfies it"}
+
+
+def walk(matcher: Any) -> dict[str, Any]:
+    """The first steps of one text: some grammars show only here what they cost."""
+    words = (ctypes.c_uint32 * ((VOCAB_SIZE + 31) // 32))()
+    for step in range(STEPS):
+        matcher.unsafe_compute_mask_ptr(ctypes.addressof(words), ctypes.sizeof(words))
+        allowed = [token for token in range(VOCAB_SIZE) if words[token // 32] >> (token % 32) & 1]
+        if not allowed or (step == 0 and matcher.is_error()):
+            return {"error": "no text satisfies it"}
+        if matcher.is_error():
+            return {"error": matcher.get_error()}
+        if matcher.is_stopped():
+            break
+        matcher.consume_token(allowed[len(allowed) // 2])
+    return {}
 
 
 if __name__ == "__main__":

@@ -116,7 +116,9 @@ class Guide:
         if not ended:
             matcher.unsafe_compute_mask_ptr(job.address, job.size_bytes)
         if matcher.is_error():
-            job.finish(error=f"the grammar failed: {matcher.get_error()[:200]}")
+            why = f"the grammar failed: {matcher.get_error()[:200]}"
+            job.finish(error=why)
+            self.compiler.refuse(choice.grammar, why)
         else:
             job.finish(ended=ended)
         if time.monotonic() - begin > _SLOW_S:

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: messages in, an assistant's message out, whole or streamed.
 
 Called by the router, and by the adapters of other APIs through run_chat. Parsing is in protocol.py, templates in
-prompts.py, running in generation.py; here is the JSON shape.
+prompts.py, running in generation.py, tool calls and reasoning in tools.py and chat_message.py; here is the JSON shape.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from aiohttp import web
 
 from pagoda.server import logprobs as lp
 from pagoda.server import prompts as texts
+from pagoda.server.chat_message import delta_of, whole_message
 from pagoda.server.edge import read_json
 from pagoda.server.generation import Answer, Choice, Format, open_stream, respond
 from pagoda.server.protocol import ChatRequest, make_params, parse_chat
 from pagoda.server.state import STATE, ServerState
+from pagoda.server.structured import compile_form
+from pagoda.server.tools import ToolUse, format_for, reading_for
 
 if TYPE_CHECKING:
     from pagoda.client import TokenEvent
     from pagoda.config import SamplingParams
+    from pagoda.replies.message_parser import Reading
+    from pagoda.replies.tool_format import ToolFormat
 
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
@@ -42,19 +47,39 @@ async def run_chat(
     longest = texts.fit_max_tokens(
         state, "messages", [prompt], parsed.sampling.get("max_tokens"), defaults.get("max_tokens")
     )
-    params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
-    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id, params)
+    tool_format = None if parsed.tools is None else format_for(state, parsed.tools)
+    sampling = parsed.sampling | {"max_tokens": longest} | _tool_sampling(parsed.tools, tool_format)
+    params = make_params(sampling, defaults, state.limits.vocab_size)
+    await compile_form(state, params, "tools" if parsed.tools and parsed.tools.demanded else parsed.form)
+    reading = reading_for(state, parsed.tools, tool_format, prompt)
+    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id, params, reading)
     stream = open_stream(request, state, [prompt], params, request_id, parsed.options)
     return await respond(request, state, stream, parsed.options, adapt(form))
+
+
+def _tool_sampling(use: ToolUse | None, form: ToolFormat | None) -> dict[str, Any]:
+    """The sampling parameters by which calls are demanded, or can be seen."""
+    if use is None or form is None:
+        return {}
+    demand = {"guided_grammar": use.grammar(form)} if use.demanded else {}
+    return demand | ({"skip_special_tokens": False} if form.has_special_markers else {})
 
 
 class ChatFormat(Format):
     """JSON of chat completions. A stream opens with one role chunk for each choice."""
 
     def __init__(
-        self, state: ServerState, request: ChatRequest, answer: Answer, request_id: str, params: SamplingParams
+        self,
+        state: ServerState,
+        request: ChatRequest,
+        answer: Answer,
+        request_id: str,
+        params: SamplingParams,
+        reading: Reading,
     ) -> None:
         self.answer = answer
+        self._reading = reading
+        self._parsers = [reading.parser() for _ in answer.choices]  # of a stream
         self.params = params
         self.created = state.now()
         self._request = request
@@ -94,22 +119,24 @@ class ChatFormat(Format):
     def chunks(self, prompt: int, event: TokenEvent) -> list[dict[str, Any]]:
         """A chunk with the new text, and one with the finish reason after the last token."""
         choice = self.answer.add(prompt, event, keep_logprobs=False)
-        result = []
+        parser = self._parsers[choice.index]
+        pieces = parser.push(event.text) + (parser.finish() if event.finish_reason is not None else [])
+        deltas = [delta_of(piece) for piece in pieces]
         with_ids = bool(event.token_ids) and self._request.options.return_token_ids
-        if event.text or event.logprobs or with_ids or event.prompt_logprobs is not None:
-            piece: dict[str, Any] = {
-                "index": choice.index,
-                "delta": {"content": event.text},
-                "logprobs": self._logprobs(event.token_ids, event.logprobs),
-                "finish_reason": None,
-            }
+        if not deltas and (event.logprobs or with_ids or event.prompt_logprobs is not None):
+            deltas = [{"content": ""}]
+        result = []
+        for number, delta in enumerate(deltas):  # the first one tells of the event's tokens
+            entries = self._logprobs(event.token_ids, event.logprobs) if number == 0 else None
+            piece = {"index": choice.index, "delta": delta, "logprobs": entries, "finish_reason": None}
             if self._request.options.return_token_ids:
-                piece["token_ids"] = event.token_ids
+                piece["token_ids"] = event.token_ids if number == 0 else []
             result.append(self._chunk(piece))
         if event.prompt_logprobs is not None:
             result[0]["prompt_logprobs"] = lp.prompt_entries(event.prompt_logprobs, self._tokenizer)
         if event.finish_reason is not None:
-            result.append(self._chunk({"index": choice.index, "delta": {}, "logprobs": None} | _ending(choice)))
+            ending = _ending(choice, parser.num_calls)
+            result.append(self._chunk({"index": choice.index, "delta": {}, "logprobs": None} | ending))
         return result
 
     def closing(self) -> list[dict[str, Any]]:
@@ -122,11 +149,13 @@ class ChatFormat(Format):
         return self._head | {"choices": [choice]} | self.answer.chunk_usage(self._request.options)
 
     def _whole_choice(self, choice: Choice) -> dict[str, Any]:
+        parser = self._reading.parser()
+        message = whole_message(parser.push(choice.text) + parser.finish())
         body: dict[str, Any] = {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(choice.token_ids, choice.logprobs),
-        } | _ending(choice)
+        } | _ending(choice, parser.num_calls)
         if self._request.options.return_token_ids:
             body["token_ids"] = choice.token_ids
         return body
@@ -138,5 +167,6 @@ class ChatFormat(Format):
         return lp.chat_content(token_ids, entries, top, self._tokenizer)
 
 
-def _ending(choice: Choice) -> dict[str, Any]:
-    return {"finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason, "seed": choice.seed}
+def _ending(choice: Choice, num_calls: int) -> dict[str, Any]:
+    reason = "tool_calls" if num_calls and choice.finish_reason == "stop" else choice.finish_reason
+    return {"finish_reason": reason, "stop_reason": choice.stop_reason, "seed": choice.seed}

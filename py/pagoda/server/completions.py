@@ -17,6 +17,7 @@ from pagoda.server.edge import read_json
 from pagoda.server.generation import Answer, Choice, Format, open_stream, respond
 from pagoda.server.protocol import CompletionRequest, make_params, parse_completion
 from pagoda.server.state import STATE, ServerState
+from pagoda.server.structured import compile_form
 
 if TYPE_CHECKING:
     from pagoda.client import TokenEvent
@@ -35,6 +36,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     default = defaults.get("max_tokens", texts.DEFAULT_COMPLETION_TOKENS)
     longest = texts.fit_max_tokens(state, "prompt", prompts, 1 if echo_only else asked, default)
     params = make_params(parsed.sampling | {"max_tokens": longest}, defaults, state.limits.vocab_size)
+    await compile_form(state, params, parsed.form)
     request_id = f"cmpl-{uuid.uuid4().hex}"
     form = CompletionFormat(state, parsed, Answer(prompts, params.n, echo_only), request_id, echo_only)
     stream = open_stream(request, state, prompts, params, request_id, parsed.options)

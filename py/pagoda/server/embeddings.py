@@ -77,6 +77,7 @@ def parse_embedding(body: Mapping[str, Any], limits: Limits, hidden_size: int, s
         wants_prompt_logprobs=False,
         add_special_tokens=values.get("add_special_tokens", True),
         parse_special=values.get("parse_special", False),
+        form=None,
     )
     pooling, form = values.get("pooling", "last"), values.get("encoding_format", "float")
     return EmbeddingRequest(prompt, pooling, normalize, dimensions, form == "base64")

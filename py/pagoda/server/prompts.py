@@ -79,6 +79,7 @@ async def encode_messages(state: ServerState, request: ChatRequest) -> list[int]
         request.messages,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
+        tools=request.tools.tools if request.tools else None,
         **request.template_kwargs,
     )
     return cut_prompt(state, ids, request.options.truncate_prompt_tokens, request.sampling)

@@ -16,8 +16,10 @@ from pagoda.chat_messages import TemplateError, validate_messages
 from pagoda.chat_template import RESERVED
 from pagoda.config import InvalidArgument, SamplingParams
 from pagoda.server import field_kinds as kinds
+from pagoda.server import structured
 from pagoda.server.errors import clean, invalid, leading_name, show
 from pagoda.server.field_kinds import Kind, Limits
+from pagoda.server.tools import ToolUse, tool_choice, tool_list, tool_use
 
 _string = kinds.string(kinds.MAX_LABEL_CHARS)
 
@@ -45,6 +47,7 @@ SAMPLING: dict[str, Kind] = {
     "skip_special_tokens": kinds.boolean,
     "priority": kinds.integer(-(1 << 31), (1 << 31) - 1),
     "cache_salt": kinds.string(kinds.MAX_SALT_CHARS, 1),
+    **structured.GUIDED,
 }
 
 #: Further fields of both endpoints.
@@ -56,6 +59,7 @@ COMMON: dict[str, Kind] = {
     "timeout_s": kinds.timeout,
     "return_token_ids": kinds.boolean,
     "truncate_prompt_tokens": kinds.prompt_cut,
+    "response_format": structured.response_format,
 }
 
 COMPLETION_ONLY: dict[str, Kind] = {
@@ -75,6 +79,9 @@ CHAT_ONLY: dict[str, Kind] = {
     "add_generation_prompt": kinds.boolean,
     "continue_final_message": kinds.boolean,
     "chat_template_kwargs": kinds.any_object,
+    "tools": tool_list,
+    "tool_choice": tool_choice,
+    "parallel_tool_calls": kinds.boolean,
 }
 
 #: Accepted without effect, which the answer's headers say unless the value asks for nothing: they label a request for
@@ -91,7 +98,6 @@ IGNORED: dict[str, tuple[Any, ...]] = {
 #: Known fields that this server does not serve, with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -105,10 +111,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prompt_embeds": (),
     "logits_processors": ([],),
     "logit_processors": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "structured_outputs": (),
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
@@ -170,7 +172,10 @@ class Options:
 
 @dataclass(slots=True)
 class CompletionRequest:
-    """A checked body of POST /v1/completions. `prompts` holds strings or lists of token ids."""
+    """A checked body of POST /v1/completions. `prompts` holds strings or lists of token ids.
+
+    `form` is the field that says what the output must look like, None for free text.
+    """
 
     options: Options
     prompts: list[str | list[int]]
@@ -180,11 +185,15 @@ class CompletionRequest:
     wants_prompt_logprobs: bool
     add_special_tokens: bool
     parse_special: bool
+    form: str | None
 
 
 @dataclass(slots=True)
 class ChatRequest:
-    """A checked body of POST /v1/chat/completions. `top_logprobs` is None when no logprobs are wanted."""
+    """A checked body of POST /v1/chat/completions. `top_logprobs` is None when no logprobs are wanted.
+
+    `form` is the field that says what the output must look like, None for free text.
+    """
 
     options: Options
     messages: list[dict[str, Any]]
@@ -193,6 +202,8 @@ class ChatRequest:
     add_generation_prompt: bool
     continue_final_message: bool
     template_kwargs: dict[str, Any]
+    tools: ToolUse | None
+    form: str | None
 
 
 def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = False) -> CompletionRequest:
@@ -206,6 +217,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = Fal
         raise invalid("prompt" if len(prompts) > 1 else "n", text, "invalid_value")
     if values.get("best_of", sampling.get("n", 1)) != sampling.get("n", 1):
         raise invalid("best_of", "best_of other than n is not supported", "unsupported_parameter")
+    form = structured.apply(values, sampling)
     echo, logprobs = values.get("echo", False), values.get("logprobs")
     if sampling.get("max_tokens") == 0 and not echo:
         raise invalid("max_tokens", "max_tokens must be >= 1 unless echo is true, got 0", "invalid_value")
@@ -222,6 +234,7 @@ def parse_completion(body: Mapping[str, Any], limits: Limits, strict: bool = Fal
         wants_prompt_logprobs="prompt_logprobs" in values,
         add_special_tokens=values.get("add_special_tokens", True),
         parse_special=values.get("parse_special", False),
+        form=form,
     )
 
 
@@ -250,6 +263,9 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) ->
     if continue_final and add_prompt:
         text = "continue_final_message and add_generation_prompt must not both be true"
         raise invalid("continue_final_message", text, "invalid_value")
+    form, tools = structured.apply(values, sampling), tool_use(values)
+    if form is not None and tools is not None and tools.demanded:
+        raise invalid(form, f"{form} and a tool_choice that demands a call exclude each other", "invalid_value")
     return ChatRequest(
         options=make_options(values, ignored),
         messages=parse_messages(values.get("messages"), limits),
@@ -258,6 +274,8 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) ->
         add_generation_prompt=add_prompt,
         continue_final_message=continue_final,
         template_kwargs=parse_template_kwargs(values.get("chat_template_kwargs", {})),
+        tools=tools,
+        form=form,
     )
 
 
@@ -325,11 +343,11 @@ def check_fields(
     for name, value in body.items():
         if value is None:
             continue
-        if name in IGNORED:
+        if name in table:
+            values[name] = table[name](name, value, limits)
+        elif name in IGNORED:
             if value not in IGNORED[name]:
                 ignored.add(name, f"{name} has no effect here")
-        elif name in table:
-            values[name] = table[name](name, value, limits)
         elif name in UNSUPPORTED:
             if value not in UNSUPPORTED[name]:
                 text = UNSUPPORTED_TEXTS.get(name, f"{name} is not supported by this server")

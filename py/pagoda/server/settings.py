@@ -84,6 +84,20 @@ class ServerSettings:
             "needs the extra otel"
         ),
     )
+    tool_parser: str = field(
+        default="auto",
+        metadata=_doc(
+            "how the model writes tool calls; auto = as its chat template says, none = they stay in the text",
+            choices=("auto", "hermes", "llama3", "mistral", "none"),
+        ),
+    )
+    reasoning_parser: str = field(
+        default="auto",
+        metadata=_doc(
+            "whether text in <think> becomes reasoning_content; auto = if the chat template speaks of it",
+            choices=("auto", "think", "none"),
+        ),
+    )
     access_log: bool = field(default=True, metadata=_doc("log one line per request; prompts and keys are never logged"))
     log_format: str = field(
         default="text",

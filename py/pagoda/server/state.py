@@ -24,6 +24,7 @@ from pagoda.server.spans import Spans, otlp_exporter
 
 if TYPE_CHECKING:
     from pagoda.client import EngineClient
+    from pagoda.config import SamplingParams
     from pagoda.server.events import EventStream
 
 P = ParamSpec("P")
@@ -74,6 +75,7 @@ class ServerState:
         self.idle.set()
         self._longest_token = 0
         self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagoda-text")
+        self._compilers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pagoda-grammar")
 
     def enter(self) -> None:
         """One more inference request."""
@@ -123,6 +125,10 @@ class ServerState:
         call = functools.partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._workers, call)
 
+    async def compile(self, params: SamplingParams) -> None:
+        """Makes a guided request's grammar ready, beside the text work. Raises what `EngineClient.compile` raises."""
+        await asyncio.get_running_loop().run_in_executor(self._compilers, self.client.compile, params)
+
     async def longest_token_bytes(self) -> int:
         """Bytes of the vocabulary's longest token, found out on first use."""
         if self._longest_token == 0:
@@ -134,6 +140,7 @@ class ServerState:
         if self.spans is not None:
             self.spans.close()
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self._compilers.shutdown(wait=False, cancel_futures=True)
 
 
 def _longest_token_bytes(client: EngineClient) -> int:

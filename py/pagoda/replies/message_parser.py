@@ -1,0 +1,81 @@
+"""One message as it is generated: reasoning, then content and tool calls. Made by a Reading for each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pagoda.replies.reasoning_parser import ReasoningParser
+from pagoda.replies.tool_format import ToolFormat
+from pagoda.replies.tool_parser import Delta, ToolParser
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the messages of one request are read. Without a format and reasoning the text is the content.
+
+    `demanded`: the text is held to the format's grammar. `reasoning_open`: the prompt has opened the reasoning.
+    """
+
+    tool_format: ToolFormat | None = None
+    tool_names: Collection[str] = ()
+    demanded: bool = False
+    reasoning: bool = False
+    reasoning_open: bool = False
+
+    def parser(self) -> MessageParser:
+        """For one choice."""
+        tools = ToolParser(self.tool_format, self.tool_names, self.demanded) if self.tool_format else None
+        return MessageParser(ReasoningParser(self.reasoning_open) if self.reasoning else None, tools)
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of a message that one step made certain: one kind of the three."""
+
+    reasoning: str = ""
+    delta: Delta | None = None
+
+
+class MessageParser:
+    """`push` pieces of text, `finish` once. Nothing is raised; the work is linear."""
+
+    def __init__(self, reasoning: ReasoningParser | None, tools: ToolParser | None) -> None:
+        self._reasoning = reasoning
+        self._tools = tools
+
+    @property
+    def num_calls(self) -> int:
+        """Tool calls that have begun."""
+        return self._tools.num_calls if self._tools else 0
+
+    def push(self, text: str) -> list[Piece]:
+        """Takes in the next piece of the text."""
+        if self._reasoning is None:
+            return self._pieces("", text)
+        return self._pieces(*self._reasoning.push(text))
+
+    def finish(self) -> list[Piece]:
+        """What was held back."""
+        pieces = self._pieces(*self._reasoning.finish()) if self._reasoning else []
+        return pieces + [Piece(delta=delta) for delta in _joined(self._tools.finish() if self._tools else [])]
+
+    def _pieces(self, reasoning: str, content: str) -> list[Piece]:
+        pieces = [Piece(reasoning=reasoning)] if reasoning else []
+        if content:
+            deltas = self._tools.push(content) if self._tools else [Delta(content=content)]
+            pieces += [Piece(delta=delta) for delta in _joined(deltas)]
+        return pieces
+
+
+def _joined(deltas: list[Delta]) -> list[Delta]:
+    """Neighbours of the same kind as one."""
+    joined: list[Delta] = []
+    for delta in deltas:
+        last = joined[-1] if joined else None
+        if last is not None and last.index == delta.index and delta.id is None:
+            last.content += delta.content
+            last.arguments += delta.arguments
+        else:
+            joined.append(delta)
+    return joined

@@ -1,0 +1,228 @@
+"""Tool calls found in texts: the three formats, every split point, and texts made to break a parser."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN, ToolFormat, detect_format
+from pagoda.replies.tool_parser import Delta, ToolParser
+
+NAMES = ("look", "add")
+TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
+
+
+@dataclass
+class Read:
+    """All that a parser said."""
+
+    content: str = ""
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    def take(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            if delta.index is None:
+                self.content += delta.content
+            elif delta.id is not None:
+                assert delta.index == len(self.calls)
+                self.calls.append((delta.name or "", delta.arguments))
+            else:
+                name, arguments = self.calls[delta.index]
+                self.calls[delta.index] = (name, arguments + delta.arguments)
+
+
+def read(form: ToolFormat, *pieces: str, demanded: bool = False) -> Read:
+    parser, result = ToolParser(form, NAMES, demanded), Read()
+    for piece in pieces:
+        result.take(parser.push(piece))
+    result.take(parser.finish())
+    assert parser.num_calls == len(result.calls)
+    return result
+
+
+LOOK = ("look", '{"city": "Zürich", "n": [1, {"a": "}"}]}')
+CALL = f'{{"name": "look", "arguments": {LOOK[1]}}}'
+ADD = '{"arguments": {"x": "\\"{"}, "name": "add"}'
+
+GOOD = [
+    (HERMES, f"<tool_call>\n{CALL}\n</tool_call>", "", [LOOK]),
+    (HERMES, f"Let me see.\n<tool_call>{CALL}</tool_call>", "Let me see.", [LOOK]),
+    (
+        HERMES,
+        f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{ADD}\n</tool_call>",
+        "",
+        [LOOK, ("add", '{"x": "\\"{"}')],
+    ),
+    (HERMES, f"<tool_call>\n{CALL}\n</tool_call>\n\nDone. ", "Done.", [LOOK]),
+    (HERMES, '<tool_call>{"name": "add"}</tool_call>', "", [("add", "{}")]),
+    (HERMES, '<tool_call>{"name": "add", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [("add", '{"x": 1}')]),
+    (HERMES, f"<tool_call>\n{CALL}", "", [LOOK]),
+    (HERMES, '<tool_call>{"name": "add", "arguments": {"x": [1, "a', "", [("add", '{"x": [1, "a')]),
+    (HERMES, 'No call. {"name": "add", "arguments": {}} ', 'No call. {"name": "add", "arguments": {}} ', []),
+    (LLAMA3, CALL.replace("arguments", "parameters"), "", [LOOK]),
+    (LLAMA3, f"<|python_tag|>{CALL}", "", [LOOK]),
+    (LLAMA3, f"\n {CALL}; {ADD}", "", [LOOK, ("add", '{"x": "\\"{"}')]),
+    (LLAMA3, f"I say {CALL}", f"I say {CALL}", []),
+    (LLAMA3, '{"name": "Bob", "parameters": {"a": 1}}', '{"name": "Bob", "parameters": {"a": 1}}', []),
+    (LLAMA3, '{"answer": [1, 2]} is it', '{"answer": [1, 2]} is it', []),
+    (MISTRAL, f"[TOOL_CALLS] [{CALL}]", "", [LOOK]),
+    (MISTRAL, f"[TOOL_CALLS][{CALL}, {ADD}]", "", [LOOK, ("add", '{"x": "\\"{"}')]),
+    (MISTRAL, f"Well: [TOOL_CALLS]{CALL}", "Well:", [LOOK]),
+    (MISTRAL, f"[TOOL_CALLS]look[ARGS]{LOOK[1]}", "", [LOOK]),
+    (MISTRAL, f"[TOOL_CALLS]look{LOOK[1]}[TOOL_CALLS]add{{}}", "", [LOOK, ("add", "{}")]),
+    (MISTRAL, "[TOOL_CALLS] []", "[TOOL_CALLS] []", []),
+]
+BROKEN = [
+    "<tool_call>",
+    "<tool_call",
+    "<tool_call>{",
+    "<tool_call>}",
+    '<tool_call>{"name": 5, "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "add" "arguments": {}}</tool_call> and then',
+    '<tool_call>{"na\\ud800me": "add", "name": "\\ud800", "arguments": {}}',
+    "<tool_call><tool_call>{}</tool_call>",
+    '{"name": "add", "parameters": ]}',
+    '{"name": "add", "parameters": }',
+    '{"name": "add", "parameters": nul',
+    '{"name": "add", "parameters": 12, }',
+    "[TOOL_CALLS",
+    "[TOOL_CALLS]",
+    "[TOOL_CALLS]add",
+    "[TOOL_CALLS]add [ARGS]{}",
+    "[TOOL_CALLS]add[ARG",
+    "[TOOL_CALLS]" + "a" * 200 + "{}",
+    "[TOOL_CALLS][{}]",
+    "   \n ",
+    "<|python_tag|",
+    "<|python_tag|>print(1)",
+    "\\" * 9 + '"' + "\\",
+    "",
+]
+
+
+@pytest.mark.parametrize(("form", "text", "content", "calls"), GOOD)
+def test_calls_are_found(form: ToolFormat, text: str, content: str, calls: list[tuple[str, str]]) -> None:
+    assert read(form, text) == Read(content, calls)
+
+
+@pytest.mark.parametrize("text", [text for _, text, _, _ in GOOD] + BROKEN)
+def test_the_result_does_not_depend_on_where_the_text_is_cut(text: str) -> None:
+    rng = random.Random(text)
+    for form in (HERMES, LLAMA3, MISTRAL, PLAIN):
+        for demanded in (False, True):
+            whole = read(form, text, demanded=demanded)
+            for cut in range(len(text) + 1):
+                assert read(form, text[:cut], text[cut:], demanded=demanded) == whole
+            assert read(form, *text, demanded=demanded) == whole
+            cuts = sorted(rng.sample(range(len(text) + 1), min(4, len(text))))
+            pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+            assert read(form, *pieces, demanded=demanded) == whole
+
+
+def test_what_is_no_call_comes_back_as_it_was() -> None:
+    for text in BROKEN:
+        for form in (HERMES, LLAMA3, MISTRAL):
+            result = read(form, text)
+            assert result.calls or result.content == text, (form.name, text)
+
+
+ALPHABET = [
+    "<tool_call>",
+    "</tool_call>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    '{"name": "add", "arguments": ',
+    *'{}[]":,\\ \na1;(',
+]
+
+
+def test_made_up_texts_read_the_same_whole_and_in_characters() -> None:
+    rng = random.Random(7)
+    for _ in range(1500):
+        text = "".join(rng.choices(ALPHABET, k=rng.randint(1, 14)))
+        for form in (HERMES, LLAMA3, MISTRAL):
+            assert read(form, *text) == read(form, text), (form.name, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 100_000,
+        "{" * 100_000,
+        " " * 100_000,
+        "<" * 100_000,
+        "<tool_call>" * 9_000,
+        "<tool_call>{" * 8_000,
+        '<tool_call>{"name": "add", "arguments": ' + "[" * 100_000,
+        '<tool_call>{"name": "add", "arguments": {"a": "' + '\\"' * 50_000,
+        '{"' * 50_000,
+        "[TOOL_CALLS]" * 8_000,
+        "[TOOL_CALLS]a" * 8_000,
+        "[TOOL_CALLS][" * 8_000,
+        '{"name": "add", "parameters": {}};' * 3_000,
+        "<tool_call>" + " " * 100_000,
+    ],
+)
+def test_long_texts_take_time_in_proportion(text: str) -> None:
+    for form in (HERMES, LLAMA3, MISTRAL):
+        begin = time.process_time()
+        whole = read(form, text)
+        one_shot = time.process_time() - begin
+        begin = time.process_time()
+        assert read(form, *text) == whole
+        by_character = time.process_time() - begin
+        size = len(text) / 10_000
+        assert one_shot <= 0.020 * size + 0.01, (form.name, one_shot)
+        assert by_character <= 0.080 * size + 0.01, (form.name, by_character)
+
+
+def test_ids_are_distinct_and_in_the_formats_shape() -> None:
+    text = f"<tool_call>{CALL}</tool_call>" * 3
+    ids = [delta.id for delta in ToolParser(HERMES, NAMES).push(text) if delta.id]
+    assert len(set(ids)) == 3
+    assert all(name.startswith("call_") for name in ids)
+    (first,) = [delta.id for delta in ToolParser(MISTRAL, NAMES).push("[TOOL_CALLS]add{}") if delta.id]
+    assert len(first) == 9
+    assert first.isalnum()
+
+
+def test_a_name_comes_before_its_arguments_end() -> None:
+    parser = ToolParser(HERMES, NAMES)
+    start = parser.push('<tool_call>{"name": "look", "arguments": {"city": "Z')[0]
+    assert (start.name, start.index) == ("look", 0)
+    more = parser.push("ür")
+    assert [delta.arguments for delta in more] == ["ür"]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("qwen_2_5", HERMES),
+        ("qwen_3", HERMES),
+        ("hermes_tool_use", HERMES),
+        ("llama_3_1", LLAMA3),
+        ("llama_3_2", LLAMA3),
+        ("mistral_v3", MISTRAL),
+        ("mistral_tekken", MISTRAL),
+        ("smollm_2", None),
+        ("gemma_3", None),
+        ("llama_2", None),
+    ],
+)
+def test_a_template_tells_its_format(name: str, form: ToolFormat | None) -> None:
+    assert detect_format((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")) is form
+
+
+def test_a_grammar_names_every_tool_and_keeps_references_inside_its_schema() -> None:
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {"type": "integer"}}}
+    tools = [{"name": "look", "parameters": schema}, {"name": "add"}]
+    for form in (HERMES, LLAMA3, MISTRAL, PLAIN):
+        grammar = form.grammar(tools, parallel=True)
+        assert json.dumps('{"name": "look"')[1:-1] in grammar
+        assert json.dumps('{"name": "add"')[1:-1] in grammar
