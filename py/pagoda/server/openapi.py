@@ -54,6 +54,60 @@ _SHAPES: Mapping[str, Schema] = {
         "properties": {name: {"type": "boolean"} for name in protocol.STREAM_OPTIONS},
     },
 }
+_FUNCTION: Schema = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+        "description": {"type": "string"},
+        "parameters": {"type": "object"},
+    },
+}
+#: What an output may have to look like, and the functions that it may call.
+_FORMS: Mapping[str, Schema] = {
+    "guided_json": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "object"}]},
+    "guided_choice": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+    "response_format": {
+        "description": "text, any JSON object, or JSON that satisfies a schema",
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": ["text", "json_object", "json_schema"]},
+            "json_schema": {
+                "type": "object",
+                "required": ["schema"],
+                "properties": {"name": {"type": "string"}, "schema": {"type": "object"}, "strict": {"type": "boolean"}},
+            },
+        },
+    },
+    "tools": {
+        "description": "functions that the answer may call",
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["type", "function"],
+            "properties": {"type": {"const": "function"}, "function": _FUNCTION},
+        },
+    },
+    "tool_choice": {
+        "description": "whether the answer calls a function, and which",
+        "anyOf": [
+            {"enum": ["none", "auto", "required"]},
+            {
+                "type": "object",
+                "required": ["type", "function"],
+                "properties": {
+                    "type": {"const": "function"},
+                    "function": {
+                        "type": "object",
+                        "required": ["name"],
+                        "properties": {"name": {"type": "string"}},
+                    },
+                },
+            },
+        ],
+    },
+}
 _DOCS: Mapping[str, str] = {
     "model": "the name of the served model",
     "stream": "answer with server-sent events",
@@ -70,6 +124,7 @@ _DOCS: Mapping[str, str] = {
     "max_completion_tokens": "another name of max_tokens",
     "add_generation_prompt": "open the assistant's turn",
     "continue_final_message": "go on with the last message instead of answering it",
+    "parallel_tool_calls": "allow several calls in one answer",
     "chat_template_kwargs": "further variables of the chat template",
 }
 _OPEN = {"type": "object", "additionalProperties": True}
@@ -154,7 +209,8 @@ def _body(path: str, limits: Limits) -> Schema:
 def field_schema(name: str, kind: Kind, limits: Limits) -> Schema:
     """What JSON a request field takes; {} for a kind that is not known here."""
     row: dict[str, Any] = next((row for row in SAMPLING_FIELDS if row["name"] == name), {})
-    schema = dict(_SHAPES[name]) if name in _SHAPES else kind_schema(kind, limits)
+    shapes = {**_SHAPES, **_FORMS}
+    schema = dict(shapes[name]) if name in shapes else kind_schema(kind, limits)
     if row and schema.get("type") in ("integer", "number"):
         low = "exclusiveMinimum" if row["open_min"] else "minimum"
         if row["min"] is not None:
