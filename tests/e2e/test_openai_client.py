@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 from pagoda import models
@@ -368,6 +369,37 @@ def test_a_request_has_a_timeline_and_is_measured(server: Running, model: str) -
         assert [event["offset_s"] for event in events] == sorted(event["offset_s"] for event in events)
         assert abs(events[0]["time"] - time.time()) < 60
     assert server.metric(first_tokens) == before + 4
+
+
+def test_the_server_listens_on_its_port_and_nowhere_else(server: Running) -> None:
+    server.client.chat.completions.create(model=MODEL, messages=PARIS, max_tokens=1)  # starts the template's worker
+    root = psutil.Process(server.process.pid)
+    family = [root, *root.children(recursive=True)]
+    assert len(family) > 1
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    }
+    assert listening == {("127.0.0.1", int(server.url.rpartition(":")[2]))}
+    named = [
+        connection.laddr for process in family for connection in process.net_connections("unix") if connection.laddr
+    ]
+    assert not named
+
+
+def test_sigterm_while_the_model_loads_ends_the_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "enginectl", "serve", MODEL, "--port", "0"], stderr=output)
+    try:
+        wait_for(lambda: "Loading" in log.read_text(), 60)
+        process.terminate()
+        assert process.wait(5) != 0
+        assert "Traceback" not in log.read_text()
+    finally:
+        process.kill()
 
 
 def test_sigterm_lets_a_stream_end_and_exits_with_zero(tmp_path: Path) -> None:

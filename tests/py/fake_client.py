@@ -20,6 +20,7 @@ import aiohttp
 from pagoda.chat_template import ChatTemplate
 from pagoda.client import Logprob, TokenEvent
 from pagoda.config import STATS_FIELDS, SamplingParams
+from pagoda.server.logs import configure_logging
 from pagoda.server.runner import Server, run_server
 from pagoda.server.settings import ServerSettings
 
@@ -294,10 +295,18 @@ async def fake_api(
 
 
 def main() -> int:
-    """Serves a slow FakeClient until a signal: `fake_client.py DELAY_S DRAIN_TIMEOUT_S`. Prints the port."""
+    """Serves a slow FakeClient until a signal: `fake_client.py DELAY_S SHUTDOWN_TIMEOUT_S [LOG_FILE]`.
+
+    Prints the port.
+    """
     client = FakeClient()
     client.delay_s = float(sys.argv[1])
-    settings = ServerSettings(port=0, shutdown_timeout_s=float(sys.argv[2]), access_log=False)
+    log_file = sys.argv[3] if len(sys.argv) > 3 else None
+    settings = ServerSettings(
+        port=0, shutdown_timeout_s=float(sys.argv[2]), access_log=log_file is not None, log_file=log_file
+    )
+    if log_file is not None:
+        configure_logging(settings)
     return run_server(client, settings, lambda host, port: print(port, flush=True))  # type: ignore[arg-type]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -223,10 +224,15 @@ def test_a_port_in_use_is_named() -> None:
 
 
 @contextmanager
-def process(delay_s: float, shutdown_timeout_s: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server process with a FakeClient; it is killed if a test leaves it running."""
-    command = [sys.executable, str(Path(__file__).with_name("fake_client.py")), str(delay_s), str(shutdown_timeout_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+def process(
+    delay_s: float, shutdown_timeout_s: float, *more: str, before: Callable[[], None] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server process with a FakeClient, in which `before` runs first; it is killed if a test leaves it running."""
+    script = str(Path(__file__).with_name("fake_client.py"))
+    command = [sys.executable, script, str(delay_s), str(shutdown_timeout_s), *more]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
+    ) as child:
         try:
             assert child.stdout is not None
             line = child.stdout.readline()
@@ -273,6 +279,52 @@ def test_a_signal_lets_a_running_stream_end() -> None:
         assert chunk["choices"][0]["finish_reason"] == "length"
         assert child.wait(5) == 0
         check_silent(child)
+
+
+def test_sighup_opens_the_log_file_anew(tmp_path: Path) -> None:
+    async def ask(port: int, name: str) -> None:
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+            session.get("/health", headers={"x-request-id": name}) as response,
+        ):
+            assert response.status == 200
+
+    log, rotated = tmp_path / "log", tmp_path / "log.1"
+    with process(0, 30, str(log)) as (child, port):
+        asyncio.run(ask(port, "before"))
+        log.rename(rotated)
+        child.send_signal(signal.SIGHUP)
+        asyncio.run(ask(port, "after"))
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(5) == 0
+    assert " before GET /health 200 " in rotated.read_text()
+    assert " after GET /health 200 " in log.read_text()
+    assert "after" not in rotated.read_text()
+
+
+def test_running_out_of_file_descriptors_only_delays_connections() -> None:
+    def few_files() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    async def run(port: int) -> None:
+        sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+        await asyncio.sleep(0.2)
+        for connection in sockets:
+            connection.close()
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+            session.post(PATH, json={"prompt": "ab", "max_tokens": 2}) as response,
+        ):
+            assert response.status == 200
+
+    with process(0, 30, before=few_files) as (child, port):
+        asyncio.run(run(port))
+        assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        _, log = child.communicate(timeout=5)
+    assert child.returncode == 0
+    assert log.count("no file descriptor is left") == 1
+    assert "Traceback" not in log
 
 
 def test_a_second_interrupt_aborts_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -10,6 +11,7 @@ import socket
 import time
 from typing import Any
 
+import psutil
 import pytest
 from fake_client import FakeClient, calling, serving
 
@@ -125,6 +127,28 @@ def test_a_broken_chunked_body_is_a_400() -> None:
             )
             answer = await exchange(server, head, b"zz\r\nhello\r\n")
             assert status_of(answer) == 400
+            await still_serves(server)
+
+    asyncio.run(run())
+
+
+def test_endless_trailers_end_with_the_time_for_the_body() -> None:
+    async def run() -> None:
+        async with serving(body_timeout_s=0.5) as (server, _):
+            head = (
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+            )
+            reader, writer = await connect(server)
+            before = psutil.Process().memory_info().rss
+            writer.write(head)
+            with contextlib.suppress(ConnectionError):
+                async with asyncio.timeout(20):
+                    while not reader.at_eof():
+                        writer.write(b"X-T: " + b"a" * 1000 + b"\r\n")
+                        await writer.drain()
+            writer.close()
+            assert psutil.Process().memory_info().rss - before < 50_000_000
             await still_serves(server)
 
     asyncio.run(run())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import resource
 import signal
 import socket
@@ -37,6 +38,7 @@ EXIT_INTERRUPTED = 130
 _ABORT_GRACE_S = 2.0
 _CLOSE_S = 0.4
 _BACKLOG = 1024
+_TELL_AGAIN_S = 60
 
 
 class ServeError(RuntimeError):
@@ -164,6 +166,7 @@ async def serve(
         server.state.draining = True
         asked_to_stop.set()
 
+    loop.set_exception_handler(LoopErrors())
     await server.start()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
@@ -180,6 +183,24 @@ async def serve(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
     return exit_code
+
+
+class LoopErrors:
+    """What the event loop complains of goes into the log; that no file descriptor is left, once a minute.
+
+    The loop then accepts nothing for a second, and complains once for each place in the queue of connections.
+    """
+
+    def __init__(self) -> None:
+        self._told = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop's exception handler."""
+        if not str(context.get("message")).startswith("socket.accept() out of system resource"):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._told > _TELL_AGAIN_S:
+            self._told = loop.time()
+            logger.warning("no file descriptor is left for another connection; raise the limit (ulimit -n)")
 
 
 def _bind_problem(host: str, port: int, error: OSError) -> str:
