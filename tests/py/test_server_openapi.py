@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pagoda.server import protocol
+from pagoda.server import embeddings, protocol
 from pagoda.server.app import ROUTES
 from pagoda.server.openapi import document, field_schema
 from pagoda.server.settings import ServerSettings
@@ -126,7 +126,10 @@ def test_every_reference_leads_somewhere() -> None:
         assert part.partition('"')[0] in DOCUMENT["components"]["schemas"]
 
 
-@pytest.mark.parametrize("table", [protocol.SAMPLING, protocol.COMMON, protocol.COMPLETION_ONLY, protocol.CHAT_ONLY])
+@pytest.mark.parametrize(
+    "table",
+    [protocol.SAMPLING, protocol.COMMON, protocol.COMPLETION_ONLY, protocol.CHAT_ONLY, embeddings.FIELDS],
+)
 def test_every_field_has_a_type_and_a_text(table: dict[str, protocol.Kind]) -> None:
     for name, kind in table.items():
         described = field_schema(name, kind, LIMITS)

@@ -98,15 +98,22 @@ def string(max_chars: int, min_chars: int = 0) -> Text:
     return Text(max_chars, min_chars)
 
 
-def word(*allowed: str) -> Kind:
+@dataclass(frozen=True, slots=True)
+class Word:
     """One of the allowed words."""
 
-    def check(name: str, value: Any, limits: Limits) -> str:
-        if value not in allowed:
-            raise invalid(name, f"{name} must be one of {', '.join(allowed)}, got {show(value)}", "invalid_value")
+    allowed: tuple[str, ...]
+
+    def __call__(self, name: str, value: Any, limits: Limits) -> str:
+        """The word. Raises ApiError 400."""
+        if value not in self.allowed:
+            raise invalid(name, f"{name} must be one of {', '.join(self.allowed)}, got {show(value)}", "invalid_value")
         return str(value)
 
-    return check
+
+def word(*allowed: str) -> Word:
+    """One of the allowed words."""
+    return Word(allowed)
 
 
 def any_object(name: str, value: Any, limits: Limits) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from pagoda.config import SAMPLING_FIELDS
+from pagoda.server import embeddings, protocol, security
 from pagoda.server import field_kinds as kinds
-from pagoda.server import protocol, security
 from pagoda.server.field_kinds import Kind, Limits
 from pagoda.server.openapi_answers import ANSWERS, BODIES, SCHEMAS
 from pagoda.server.state import STATE
@@ -27,21 +27,23 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 
+_PROMPT: Schema = {
+    "description": "a text, token ids, or a list of either",
+    "oneOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/TokenId"}},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/TokenId"}},
+        },
+    ],
+}
 #: Fields whose kind takes any JSON, because a parser looks into them.
 _SHAPES: Mapping[str, Schema] = {
-    "prompt": {
-        "description": "a text, token ids, or a list of either",
-        "oneOf": [
-            {"type": "string", "minLength": 1},
-            {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-            {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/TokenId"}},
-            {
-                "type": "array",
-                "minItems": 1,
-                "items": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/TokenId"}},
-            },
-        ],
-    },
+    "prompt": _PROMPT,
+    "input": _PROMPT,
     "messages": {
         "description": "the conversation, oldest first",
         "type": "array",
@@ -125,6 +127,10 @@ _DOCS: Mapping[str, str] = {
     "add_generation_prompt": "open the assistant's turn",
     "continue_final_message": "go on with the last message instead of answering it",
     "parallel_tool_calls": "allow several calls in one answer",
+    "encoding_format": "a list of numbers, or the base64 of little-endian floats",
+    "dimensions": "keep so many numbers of each vector; it is then scaled to length 1",
+    "pooling": "the last token's hidden state, or the mean of all",
+    "normalize": "scale each vector to length 1",
     "chat_template_kwargs": "further variables of the chat template",
 }
 _OPEN = {"type": "object", "additionalProperties": True}
@@ -192,6 +198,7 @@ def _body(path: str, limits: Limits) -> Schema:
         "/v1/completions": ({**protocol.SAMPLING, **protocol.COMMON, **protocol.COMPLETION_ONLY}, "prompt"),
         "/v1/chat/completions": chat,
         "/v1/chat/completions/render": chat,
+        "/v1/embeddings": (embeddings.FIELDS, "input"),
     }
     if path not in tables:
         return BODIES.get(path, _OPEN)
@@ -230,6 +237,8 @@ def kind_schema(kind: Kind, limits: Limits) -> Schema:
             return {"type": "integer"} | ({} if (low, high) == whole else {"minimum": low, "maximum": high})
         case kinds.Text(longest, shortest):
             return {"type": "string", "minLength": shortest, "maxLength": longest}
+        case kinds.Word(allowed):
+            return {"type": "string", "enum": list(allowed)}
         case kinds.Texts(count, longest):
             return {"type": "array", "maxItems": count, "items": _text(longest)}
     most = min(limits.max_logprobs, limits.vocab_size)

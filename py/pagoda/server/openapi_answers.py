@@ -125,6 +125,18 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": _streamed(_reference("ChatCompletion")),
     "/v1/responses": _streamed(_OBJECT),
     "/v1/messages": _streamed(_OBJECT),
+    "/v1/embeddings": _json(
+        _object(
+            {
+                "object": {"const": "list"},
+                "data": {
+                    "type": "array",
+                    "items": _object({"object": {"const": "embedding"}, "index": {"type": "integer"}}),
+                },
+                "model": _TEXT,
+            }
+        )
+    ),
     "/v1/models": _json(
         _object({"object": {"const": "list"}, "data": {"type": "array", "items": _reference("Model")}})
     ),
