@@ -75,8 +75,9 @@ def run(path: Path, work: Callable[[openai.AsyncOpenAI], Awaitable[None]], **set
     asyncio.run(main())
 
 
-async def answer(caller: openai.AsyncOpenAI, **asked: Any) -> Any:
+async def answer(caller: openai.AsyncOpenAI, thinks: bool = False, **asked: Any) -> Any:
     body: dict[str, Any] = {"model": "tiny", "messages": USER, "max_tokens": 400, "seed": 3, **asked}
+    body["extra_body"] = {"chat_template_kwargs": {"enable_thinking": thinks}, **asked.get("extra_body", {})}
     return (await caller.chat.completions.create(**body)).choices[0]
 
 
@@ -198,7 +199,10 @@ def test_demanded_calls_are_made_and_auto_calls_are_found(path: Path) -> None:
         got = await answer(caller, tools=TOOLS, extra_body={"guided_choice": [spelled]})
         assert got.message.tool_calls[0].function.arguments == '{"n": 7}'
         assert got.finish_reason == "tool_calls"
-        got = await answer(caller, extra_body={"guided_choice": ["<think>\nwhy\n</think>\n\nbecause"]})
+        thought = "<think>\nwhy\n</think>\n\nbecause"
+        got = await answer(caller, extra_body={"guided_grammar": f"start: {json.dumps(thought)}"}, thinks=True)
+        assert got.message.content == thought
+        got = await answer(caller, extra_body={"guided_choice": [thought]})
         assert (got.message.reasoning_content, got.message.content) == ("why", "because")
 
     run(path, work)
@@ -207,7 +211,7 @@ def test_demanded_calls_are_made_and_auto_calls_are_found(path: Path) -> None:
 def test_a_streamed_call_adds_up_to_the_whole_one(path: Path) -> None:
     async def work(caller: openai.AsyncOpenAI) -> None:
         asked: dict[str, Any] = {"model": "tiny", "messages": USER, "max_tokens": 400, "seed": 5, "tools": TOOLS}
-        asked |= {"tool_choice": "required", "temperature": 1}
+        asked |= {"tool_choice": "required", "extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}
         whole = (await caller.chat.completions.create(**asked)).choices[0]
         calls: list[list[str]] = []
         finish = None

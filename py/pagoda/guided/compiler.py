@@ -16,6 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 from pagoda.config import InvalidArgument
 from pagoda.guided import grammar_worker
 from pagoda.guided.grammar import Grammar, limits
+from pagoda.guided.vocabulary import Vocabulary
 from pagoda.tokenizer import Tokenizer
 from pagoda.worker_process import WorkerFailure, WorkerProcess
 
@@ -111,29 +112,9 @@ class GrammarCompiler:
         if self._vocabulary is None:
             if not self._eos_tokens:
                 raise InvalidArgument("structured output needs an end-of-sequence token, and this model names none")
-            tokens = _Vocabulary(self._tokenizer, self._vocab_size, self._eos_tokens)
+            tokens = Vocabulary(self._tokenizer, self._vocab_size, self._eos_tokens)
             self._vocabulary = LLTokenizer(tokens, n_vocab=self._vocab_size, eos_token=self._eos_tokens)  # type: ignore[arg-type]
         return self._vocabulary
-
-
-class _Vocabulary:
-    """A tokenizer in the shape that llguidance asks for: the bytes of each token, and which tokens are no text."""
-
-    is_tokenizer_wrapper = True
-
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_tokens: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self.eos_token_id = eos_tokens[0]
-        self.bos_token_id = tokenizer.bos_token_id
-        separator = tokenizer.pieces.separator
-        self.tokens = [separator + tokenizer.token_bytes(token) for token in range(vocab_size)]
-        control = {tokenizer.token_id(token) for token in tokenizer.control_tokens}
-        special = {token for token in range(vocab_size) if token in control or tokenizer.is_special(token)}
-        self.special_token_ids = sorted(special | set(eos_tokens))
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        given = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        return self._tokenizer.encode(given, add_special_tokens=False)
 
 
 def _short(error: str) -> str:

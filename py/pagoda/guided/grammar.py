@@ -14,7 +14,8 @@ from llguidance import LLMatcher, LLParserLimits
 
 #: Between two parts of a JSON text: what people and models write, and nothing that goes on forever.
 _WHITESPACE = r"\n?[ ]{0,12}"
-_JSON_OPTIONS: Any = {
+#: How llguidance reads a JSON schema.
+JSON_OPTIONS: dict[str, Any] = {
     "whitespace_pattern": _WHITESPACE,
     "coerce_one_of": True,
     "lenient": False,
@@ -49,7 +50,7 @@ class Grammar:
         if self.kind == "guided_json":
             if not self.text.lstrip().startswith("{"):
                 raise ValueError(f"a JSON schema must be an object, got {self.text[:40]}")
-            return LLMatcher.grammar_from_json_schema(self.text, overrides=_JSON_OPTIONS)
+            return LLMatcher.grammar_from_json_schema(self.text, overrides=JSON_OPTIONS)  # type: ignore[arg-type]
         if self.kind == "guided_regex":
             return LLMatcher.grammar_from_regex(self.text)
         if self.kind == "guided_choice":

@@ -45,15 +45,16 @@ class ToolFormat:
     """Markers are control tokens, which the text shows only if special tokens are not skipped."""
     make_id: Callable[[], str] = long_id
 
-    def grammar(self, tools: Sequence[Mapping[str, Any]], parallel: bool) -> str:
+    def grammar(self, tools: Sequence[Mapping[str, Any]], parallel: bool, first_rule: str = "start") -> str:
         """A grammar in llguidance's Lark whose texts are one call of one of the tools, or several with `parallel`.
 
-        `tools` are the requests' `function` objects.
+        `tools` are the requests' `function` objects; `first_rule` is the name of the grammar's first rule.
         """
         before, after, between = self._frame()
         calls = " | ".join(f"call_{i}" for i in range(len(tools)))
         more = f" ({json.dumps(between)} call)*" if parallel and between else ""
-        lines = [f"start: {json.dumps(before)} call{more} {json.dumps(after)}" if before else f"start: call{more}"]
+        whole = f"{json.dumps(before)} call{more} {json.dumps(after)}" if before else f"call{more}"
+        lines = [f"{first_rule}: {whole}"]
         lines.append(f"call: {calls}")
         for i, tool in enumerate(tools):
             head = f'{{"name": {json.dumps(tool["name"])}, "{self.arguments_key}": '

@@ -1,7 +1,8 @@
 """POST /v1/chat/completions: messages in, an assistant's message out, whole or streamed.
 
 Called by the router, and by the adapters of other APIs through run_chat. Parsing is in protocol.py, templates in
-prompts.py, running in generation.py, tool calls and reasoning in tools.py and chat_message.py; here is the JSON shape.
+prompts.py, running in generation.py, tool calls and reasoning in answer_plan.py and chat_message.py; here is the JSON
+shape.
 """
 
 from __future__ import annotations
@@ -14,19 +15,18 @@ from aiohttp import web
 
 from pagoda.server import logprobs as lp
 from pagoda.server import prompts as texts
+from pagoda.server.answer_plan import plan_answer
 from pagoda.server.chat_message import delta_of, whole_message
 from pagoda.server.edge import read_json
 from pagoda.server.generation import Answer, Choice, Format, open_stream, respond
 from pagoda.server.protocol import ChatRequest, make_params, parse_chat
 from pagoda.server.state import STATE, ServerState
 from pagoda.server.structured import compile_form
-from pagoda.server.tools import ToolUse, format_for, reading_for
 
 if TYPE_CHECKING:
     from pagoda.client import TokenEvent
     from pagoda.config import SamplingParams
     from pagoda.replies.message_parser import Reading
-    from pagoda.replies.tool_format import ToolFormat
 
 
 async def create_chat_completion(request: web.Request) -> web.StreamResponse:
@@ -47,22 +47,12 @@ async def run_chat(
     longest = texts.fit_max_tokens(
         state, "messages", [prompt], parsed.sampling.get("max_tokens"), defaults.get("max_tokens")
     )
-    tool_format = None if parsed.tools is None else format_for(state, parsed.tools)
-    sampling = parsed.sampling | {"max_tokens": longest} | _tool_sampling(parsed.tools, tool_format)
-    params = make_params(sampling, defaults, state.limits.vocab_size)
-    await compile_form(state, params, "tools" if parsed.tools and parsed.tools.demanded else parsed.form)
-    reading = reading_for(state, parsed.tools, tool_format, prompt)
-    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id, params, reading)
+    plan = plan_answer(state, parsed, prompt, parsed.sampling | {"max_tokens": longest})
+    params = make_params(plan.sampling, defaults, state.limits.vocab_size)
+    await compile_form(state, params, plan.form)
+    form = ChatFormat(state, parsed, Answer([prompt], params.n), request_id, params, plan.reading)
     stream = open_stream(request, state, [prompt], params, request_id, parsed.options)
     return await respond(request, state, stream, parsed.options, adapt(form))
-
-
-def _tool_sampling(use: ToolUse | None, form: ToolFormat | None) -> dict[str, Any]:
-    """The sampling parameters by which calls are demanded, or can be seen."""
-    if use is None or form is None:
-        return {}
-    demand = {"guided_grammar": use.grammar(form)} if use.demanded else {}
-    return demand | ({"skip_special_tokens": False} if form.has_special_markers else {})
 
 
 class ChatFormat(Format):

@@ -1,6 +1,6 @@
 """The fields tools, tool_choice and parallel_tool_calls of a chat: their checks, and what they mean for this model.
 
-Owns ToolUse, which decides how calls are demanded (a grammar) or found (a parser). Used by protocol.py, prompts.py and
+Owns ToolUse: how calls are demanded, by a grammar. Used by protocol.py, prompts.py and
 chat.py.
 """
 
@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pagoda.replies.message_parser import Reading
-from pagoda.replies.reasoning_parser import is_open, uses_reasoning
 from pagoda.replies.tool_format import FORMATS, PLAIN, ToolFormat, detect_format
 from pagoda.server.errors import invalid, show
 from pagoda.server.field_kinds import Limits
@@ -23,7 +21,6 @@ from pagoda.server.tool_schema import check_schema
 MAX_TOOLS = 128
 MAX_SCHEMA_CHARS = 1 << 18  # of all tools' parameters together
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_TAIL_TOKENS = 64  # of a prompt, in which an open reasoning would stand
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +42,12 @@ class ToolUse:
         """Of all tools."""
         return [tool["function"]["name"] for tool in self.tools]
 
-    def grammar(self, form: ToolFormat) -> str:
+    def grammar(self, form: ToolFormat, first_rule: str) -> str:
         """What a demanded answer must look like."""
         functions = [tool["function"] for tool in self.tools]
         if self.named:
             functions = [function for function in functions if function["name"] == self.choice]
-        return form.grammar(functions, self.parallel and not self.named)
+        return form.grammar(functions, self.parallel and not self.named, first_rule)
 
 
 def tool_list(name: str, value: Any, limits: Limits) -> list[dict[str, Any]]:
@@ -148,19 +145,9 @@ def format_for(state: ServerState, use: ToolUse) -> ToolFormat | None:
     return found
 
 
-def reading_for(state: ServerState, use: ToolUse | None, form: ToolFormat | None, prompt: list[int]) -> Reading:
-    """How the answers to a prompt are read."""
-    reasons = state.settings.reasoning_parser == "think"
-    template = state.client.chat_template
-    if state.settings.reasoning_parser == "auto" and template is not None:
-        reasons = uses_reasoning(template.source_for(use.tools if use else None))
-    opened = False
-    if reasons and state.client.tokenizer is not None:
-        opened = is_open(state.client.tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False))
-    return Reading(
-        tool_format=form,
-        tool_names=use.names if use else (),
-        demanded=use is not None and use.demanded,
-        reasoning=reasons,
-        reasoning_open=opened,
-    )
+def tool_sampling(use: ToolUse | None, form: ToolFormat | None, first_rule: str) -> dict[str, Any]:
+    """The sampling parameters by which calls are demanded, or can be seen."""
+    if use is None or form is None:
+        return {}
+    demand = {"guided_grammar": use.grammar(form, first_rule)} if use.demanded else {}
+    return demand | ({"skip_special_tokens": False} if form.has_special_markers else {})
