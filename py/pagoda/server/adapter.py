@@ -29,6 +29,7 @@ CHAT_ONLY = frozenset(
     }
 )
 _PLACE = re.compile(r"messages\[(\d+)\]")
+_TOOL = re.compile(r"(tools\[\d+\])\.function\b")  # other APIs describe a tool without this layer
 
 
 @dataclass(slots=True)
@@ -53,6 +54,11 @@ class Translation:
             if name in CHAT_ONLY:
                 raise invalid(name, f"{name} is not a field of this endpoint", "unsupported_parameter")
             self.body[name] = value
+
+    def answer_schema(self, name: str, response_format: dict[str, Any]) -> None:
+        """Sets the form of the answer; `name` is the caller's field, which holds schema and type side by side."""
+        self.body["response_format"] = response_format
+        self.names |= {"response_format.json_schema": name, "response_format": name}
 
     def rename(self, name: str, chat_name: str, value: Any) -> None:
         """Sets a chat field; errors about it will name the caller's field. Null is not given."""
@@ -80,7 +86,7 @@ class Translation:
             index = int(match[1])
             return self.places[index] if index < len(self.places) else match[0]
 
-        text = _PLACE.sub(place, text)
+        text = _TOOL.sub(r"\1", _PLACE.sub(place, text))
         for chat_name, name in self.names.items():
             text = re.sub(rf"^{re.escape(chat_name)}\b", name, text)
         return text

@@ -163,4 +163,4 @@ def _add_output(made: Translation, body: Mapping[str, Any]) -> None:
         text = f"output_format.type must be json_schema, got {show(wanted.get('type'))}"
         raise invalid("output_format", text, "invalid_value")
     schema = {"name": "answer", "schema": wanted.get("schema"), "strict": True}
-    made.rename("output_format", "response_format", {"type": "json_schema", "json_schema": schema})
+    made.answer_schema("output_format", {"type": "json_schema", "json_schema": schema})

@@ -19,6 +19,11 @@ class ItemWriter:
         self._suffix = suffix
         self._open: tuple[str, int] | None = None
 
+    @property
+    def is_text(self) -> bool:
+        """Whether a message is open."""
+        return self._open == ("message", 0)
+
     def reasoning(self, delta: str) -> Events:
         """More of what the model thinks before it answers."""
         part = {"type": "reasoning_text", "text": ""}
@@ -29,7 +34,7 @@ class ItemWriter:
 
     def text(self, delta: str, logprobs: list[dict[str, Any]]) -> Events:
         """More of the answer's text."""
-        is_new = self._open != ("message", 0)
+        is_new = not self.is_text
         events = self._start("message", "msg", {"role": "assistant", "content": []})
         content = self.items[-1]["content"]
         if is_new:

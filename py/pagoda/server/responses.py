@@ -44,6 +44,7 @@ class ResponseFormat(Format):
         self._id = f"resp_{suffix}"
         self._items = ItemWriter(suffix)
         self._finish: str | None = None
+        self._logprobs: Events = []  # of text that is held back
         self._num_events = 0
 
     def whole(self) -> dict[str, Any]:
@@ -75,7 +76,8 @@ class ResponseFormat(Format):
         """The end of the last item and the whole response."""
         status, details = self._status()
         kind = "response.completed" if status == "completed" else "response.incomplete"
-        events = self._items.close(self._item_status())
+        events = self._items.text("", self._logprobs) if self._logprobs and self._items.is_text else []
+        events += self._items.close(self._item_status())
         return self._numbered([*events, {"type": kind, "response": self._response(status, details)}])
 
     def failure(self, error: ApiError) -> Events:
@@ -89,9 +91,10 @@ class ResponseFormat(Format):
         events: Events = []
         if delta.get("reasoning_content"):
             events += self._items.reasoning(delta["reasoning_content"])
-        logprobs = (choice.get("logprobs") or {}).get("content") or []
-        if delta.get("content") or logprobs:
-            events += self._items.text(delta.get("content") or "", logprobs)
+        self._logprobs += (choice.get("logprobs") or {}).get("content") or []
+        if delta.get("content"):
+            events += self._items.text(delta["content"], self._logprobs)
+            self._logprobs = []
         for index, call in enumerate(delta.get("tool_calls") or []):
             events += self._items.call({"index": index} | call)
         if choice["finish_reason"] is not None:

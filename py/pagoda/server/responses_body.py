@@ -143,4 +143,4 @@ def _add_text(made: Translation, text: dict[str, Any]) -> None:
     if wanted.get("type") == "json_schema":
         schema = {key: value for key, value in wanted.items() if key != "type" and value is not None}
         wanted = {"type": "json_schema", "json_schema": schema}
-    made.rename("text.format", "response_format", wanted)
+    made.answer_schema("text.format", wanted)
