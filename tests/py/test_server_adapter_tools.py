@@ -96,7 +96,7 @@ def test_the_form_of_the_answer_reaches_the_engine() -> None:
                 base = {} if path == "/v1/responses" else {"messages": USER}
                 async with session.post(path, json=base | body) as response:
                     assert response.status == 200, await response.text()
-            grammars = [params.guided_json for _, params in fake.requests]
+            grammars = [params.guided_json or params.guided_grammar for _, params in fake.requests]
             assert grammars[0]
             assert grammars == [grammars[0]] * 3
 
