@@ -65,11 +65,12 @@ _ROWS = [
     ),
     Mutant(
         "relu makes a zero of NaN",
-        "cuda/elementwise.cu",
+        "cuda/activation.cuh",
         "x < 0.0f ? 0.0f : x",
         "x > 0.0f ? x : 0.0f",
         "elementwise_test",
         "Elementwise.relu_and_clamps_keep_nan",
+        "cuda/elementwise.cu",
     ),
     Mutant(
         "a row too many is added",
