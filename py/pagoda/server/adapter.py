@@ -92,8 +92,10 @@ class Translation:
         return text
 
 
-def take_object(value: Any, place: str) -> dict[str, Any]:
-    """`value` if it is an object. Raises 400 naming the place."""
+def take_object(value: Any, place: str, optional: bool = False) -> dict[str, Any]:
+    """`value` if it is an object; an optional one that is null is empty. Raises 400 naming the place."""
+    if optional and value is None:
+        return {}
     if not isinstance(value, dict):
         raise invalid(place, f"{place} must be an object, got {show(value)}", "invalid_type")
     return value

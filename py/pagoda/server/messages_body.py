@@ -42,7 +42,7 @@ def translate(body: Mapping[str, Any], counting: bool = False) -> Translation:
     if turns and turns[-1].get("role") == "assistant":
         made.body |= {"add_generation_prompt": False, "continue_final_message": True}
     made.rename("stop_sequences", "stop", body.get("stop_sequences"))
-    made.rename("metadata.user_id", "user", take_object(body.get("metadata") or {}, "metadata").get("user_id"))
+    made.rename("metadata.user_id", "user", take_object(body.get("metadata"), "metadata", optional=True).get("user_id"))
     _add_tools(made, body)
     _add_thinking(made, body.get("thinking"))
     _add_output(made, body)
@@ -75,7 +75,8 @@ def _add_user(made: Translation, blocks: list[tuple[str, dict[str, Any]]], place
                 made.add(place, {"role": "user", "content": parts})
                 parts = []
             call_id = take_string(block.get("tool_use_id"), f"{where}.tool_use_id")
-            content = take_text(block.get("content") or "", f"{where}.content") or ""
+            given = block.get("content")
+            content = "" if given is None else take_text(given, f"{where}.content") or ""
             made.add(place, {"role": "tool", "tool_call_id": call_id, "content": content})
         else:
             raise _wrong_type(where, block, "text or tool_result (this model reads text only)")
@@ -149,18 +150,19 @@ def _add_thinking(made: Translation, thinking: Any) -> None:
             "thinking", f"thinking.type must be enabled, disabled or adaptive, got {show(kind)}", "invalid_value"
         )
     if kind != "adaptive":
-        given = take_object(made.body.get("chat_template_kwargs") or {}, "chat_template_kwargs")
+        given = take_object(made.body.get("chat_template_kwargs"), "chat_template_kwargs", optional=True)
         made.body["chat_template_kwargs"] = {"enable_thinking": kind == "enabled"} | given
 
 
 def _add_output(made: Translation, body: Mapping[str, Any]) -> None:
     """The schema of the answer, in its two spellings."""
-    wanted = body.get("output_format") or take_object(body.get("output_config") or {}, "output_config").get("format")
+    place, wanted = "output_format", body.get("output_format")
+    if wanted is None and body.get("output_config") is not None:
+        place, wanted = "output_config.format", take_object(body["output_config"], "output_config").get("format")
     if wanted is None:
         return
-    wanted = take_object(wanted, "output_format")
-    if wanted.get("type") != "json_schema":
-        text = f"output_format.type must be json_schema, got {show(wanted.get('type'))}"
-        raise invalid("output_format", text, "invalid_value")
+    kind = take_object(wanted, place).get("type")
+    if kind != "json_schema":
+        raise invalid(place, f"{place}.type must be json_schema, got {show(kind)}", "invalid_value")
     schema = {"name": "answer", "schema": wanted.get("schema"), "strict": True}
-    made.answer_schema("output_format", {"type": "json_schema", "json_schema": schema})
+    made.answer_schema(place, {"type": "json_schema", "json_schema": schema})

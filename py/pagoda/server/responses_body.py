@@ -49,11 +49,12 @@ def translate(body: Mapping[str, Any]) -> Translation:
     made.rename("max_output_tokens", "max_tokens", body.get("max_output_tokens"))
     _add_truncation(made, body.get("truncation"))
     _add_tools(made, body)
-    _add_text(made, take_object(body.get("text") or {}, "text"))
-    if _LOGPROBS in take_list(body.get("include") or [], "include"):
+    _add_text(made, take_object(body.get("text"), "text", optional=True))
+    included = body.get("include")
+    if included is not None and _LOGPROBS in take_list(included, "include"):
         made.body["logprobs"] = True
         made.rename("top_logprobs", "top_logprobs", body.get("top_logprobs"))
-    effort = take_object(body.get("reasoning") or {}, "reasoning").get("effort")
+    effort = take_object(body.get("reasoning"), "reasoning", optional=True).get("effort")
     made.rename("reasoning.effort", "reasoning_effort", effort)
     return made
 
