@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
 from fake_client import BOS, FakeClient, fake_api, serving
+
+from pagoda.client import TokenEvent
 
 PATH = "/v1/embeddings"
 
@@ -93,7 +96,7 @@ def test_fields_reach_the_engine() -> None:
         ({"input": 5}, "input"),
         ({"input": [1, "a"]}, "input"),
         ({"input": [999]}, "input"),
-        ({"input": ["a"] * 129}, "input"),
+        ({"input": ["a"] * 2049}, "input"),
         ({"input": [7] * 65}, "input"),
         ({"input": "x" * 10_000_000}, "input"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
@@ -115,6 +118,40 @@ def test_bad_fields_get_a_400_that_names_them(body: dict[str, Any], param: str) 
 
 def test_a_text_that_fills_the_context_fits() -> None:
     assert ask({"input": [7] * 64}, FakeClient(max_model_len=64))[0] == 200
+
+
+@pytest.mark.parametrize("form", ["float", "base64"])
+def test_many_inputs_come_to_the_engine_in_groups_and_keep_their_order(form: str) -> None:
+    class Counting(FakeClient):
+        most = 0
+
+        async def generate(self, *args: Any, **options: Any) -> AsyncIterator[TokenEvent]:
+            async for event in super().generate(*args, **options):
+                self.most = max(self.most, self.running)
+                yield event
+
+    client = Counting()
+    client.delay_s = 0.01
+    inputs = [[number % 250 + 1] for number in range(300)]
+    status, answer = ask({"input": inputs, "normalize": False, "encoding_format": form}, client, max_choices=100)
+    assert status == 200
+    assert [entry["index"] for entry in answer["data"]] == list(range(300))
+    vectors = [entry["embedding"] for entry in answer["data"]]
+    if form == "base64":
+        vectors = [list(struct.unpack("<4f", base64.b64decode(text))) for text in vectors]
+    assert [vector[0] for vector in vectors] == [number % 250 + 1 for number in range(300)]
+    assert answer["usage"] == {"prompt_tokens": 300, "total_tokens": 300}
+    assert 1 < client.most <= 100
+
+
+def test_all_groups_together_have_the_requests_time() -> None:
+    client = FakeClient()
+    client.delay_s = 0.3
+    status, answer = ask({"input": [[1], [2], [3]], "timeout_s": 0.5}, client, max_choices=1)
+    assert (status, answer["error"]["code"]) == (504, "timeout")
+    assert answer["error"]["message"] == "The request did not finish within 0.5 seconds."
+    assert client.running == 0
+    assert client.finished == 1
 
 
 def test_unknown_fields_are_refused_when_strict_and_other_models_are_not_found() -> None:

@@ -6,7 +6,9 @@ of all.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,9 @@ from pagoda.server.protocol import COMMON, CompletionRequest, check_fields, make
 from pagoda.server.protocol import SAMPLING as SAMPLING_FIELDS
 from pagoda.server.state import STATE, ServerState
 from pagoda.vectors import unit_vector
+
+#: Inputs of one request, as many as OpenAI takes.
+MAX_INPUTS = 2048
 
 _SHARED = ("model", "user", "timeout_s", "truncate_prompt_tokens")
 _SAMPLING = ("priority", "cache_salt")
@@ -57,8 +62,8 @@ def parse_embedding(body: Mapping[str, Any], limits: Limits, hidden_size: int, s
     """Checks a body. Raises ApiError 400."""
     values, ignored = check_fields(body, FIELDS, limits, strict)
     prompts = parse_prompts(values.get("input"), limits.vocab_size)
-    if len(prompts) > limits.max_choices:
-        text = f"input must have at most {limits.max_choices} entries, got {len(prompts)}"
+    if len(prompts) > MAX_INPUTS:
+        text = f"input must have at most {MAX_INPUTS} entries, got {len(prompts)}"
         raise invalid("input", text, "invalid_value")
     dimensions = values.get("dimensions")
     if dimensions is not None and dimensions > hidden_size:
@@ -95,25 +100,39 @@ async def create_embedding(request: web.Request) -> web.Response:
         longest = max(len(prompt) for prompt in prompts)
         if longest > state.client.max_model_len:
             raise texts.context_error("input", state.client.max_model_len, f"{longest} tokens")
-    vectors = await _run(request, state, parsed, prompts)
+    vectors = await _run_all(request, state, parsed, prompts)
     request[OUTCOME] = "finished"
-    data = await state.run_in_worker(_entries, vectors, parsed)
+    entries = await state.run_in_worker(_entries, vectors, parsed)
     count = sum(len(prompt) for prompt in prompts)
-    answer = {
-        "object": "list",
-        "data": data,
-        "model": options.model or state.client.model_name,
-        "usage": {"prompt_tokens": count, "total_tokens": count},
-    }
-    return web.json_response(answer, headers=options.ignored.headers())
+    usage = {"prompt_tokens": count, "total_tokens": count}
+    rest = json.dumps({"model": options.model or state.client.model_name, "usage": usage})
+    text = f'{{"object": "list", "data": [{", ".join(entries)}], {rest[1:]}'
+    return web.json_response(text=text, headers=options.ignored.headers())
+
+
+async def _run_all(
+    request: web.Request, state: ServerState, parsed: EmbeddingRequest, prompts: Sequence[list[int]]
+) -> list[list[float]]:
+    """The pooled hidden state of each prompt; `max_choices` prompts are in the engine at a time. Raises ApiError."""
+    answer_id, group = f"embd-{uuid.uuid4().hex}", state.limits.max_choices
+    given = parsed.prompt.options.timeout_s
+    timeout_s = state.settings.request_timeout_s if given is None else given
+    vectors: list[list[float]] = []
+    try:
+        async with asyncio.timeout(timeout_s):
+            for begin in range(0, len(prompts), group):
+                vectors += await _run(request, state, parsed, prompts[begin : begin + group], answer_id)
+    except TimeoutError:
+        text = f"The request did not finish within {timeout_s:g} seconds."
+        raise ApiError(504, text, code="timeout") from None
+    return vectors
 
 
 async def _run(
-    request: web.Request, state: ServerState, parsed: EmbeddingRequest, prompts: Sequence[list[int]]
+    request: web.Request, state: ServerState, parsed: EmbeddingRequest, prompts: Sequence[list[int]], answer_id: str
 ) -> list[list[float]]:
-    """The pooled hidden state of each prompt. Raises ApiError, 503 for an abort from outside."""
+    """The pooled hidden state of each of some prompts. Raises ApiError, 503 for an abort from outside."""
     params = make_params(parsed.prompt.sampling | {"max_tokens": 1}, {}, state.limits.vocab_size)
-    answer_id = f"embd-{uuid.uuid4().hex}"
     vectors: dict[int, list[float]] = {}
     async with open_stream(request, state, prompts, params, answer_id, parsed.prompt.options, parsed.pooling) as stream:
         async for item in stream.events():
@@ -124,8 +143,8 @@ async def _run(
     return [vectors[index] for index in range(len(prompts))]
 
 
-def _entries(vectors: Sequence[list[float]], parsed: EmbeddingRequest) -> list[dict[str, Any]]:
-    """`data` of the answer."""
+def _entries(vectors: Sequence[list[float]], parsed: EmbeddingRequest) -> list[str]:
+    """`data` of the answer, each entry as JSON: one text of them all would stop the event loop while it is made."""
     entries = []
     for index, whole in enumerate(vectors):
         vector = whole[: parsed.dimensions]
@@ -134,5 +153,5 @@ def _entries(vectors: Sequence[list[float]], parsed: EmbeddingRequest) -> list[d
         shown: Any = vector
         if parsed.as_base64:
             shown = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
-        entries.append({"object": "embedding", "index": index, "embedding": shown})
+        entries.append(json.dumps({"object": "embedding", "index": index, "embedding": shown}))
     return entries
