@@ -30,6 +30,21 @@ TEST(Scheduler, serves_in_order_of_arrival_within_the_token_budget) {
   engine.run();
 }
 
+TEST(Scheduler, a_choice_copies_no_block_that_the_same_step_computes) {
+  // "long" takes the blocks of choices 0 and 1 before choice 2 has started; when it ends, all three start in one step.
+  SimEngine engine({.num_blocks = 7});
+  engine.add(make_request("long", make_prompt(16, 1), 12));
+  Request choices = make_request("choices", make_prompt(8, 2), 10, 1.0);
+  choices.params.n = 3;
+  engine.add(choices);
+  engine.run();
+  EXPECT_GE(engine.stats().num_preemptions, 2);
+  const std::vector<Transcript> expected = alone(choices, {});
+  for (int32_t choice = 0; choice < 3; ++choice) {
+    expect_same(engine.of("choices", choice), expected[static_cast<size_t>(choice)], str("choice ", choice));
+  }
+}
+
 TEST(Scheduler, runs_at_most_max_num_seqs_sequences) {
   SimEngine engine({.max_num_seqs = 2});
   for (const char* id : {"a", "b", "c"}) engine.add(make_request(id, make_prompt(3, 1), 2));

@@ -185,6 +185,9 @@ class SimEngine {
       num_tokens += planned.end - planned.begin;
       num_rows += planned.rows_end - planned.rows_begin + planned.wants_token;
     }
+    for (const BlockCopy& copy : plan.copies) {
+      EXPECT_EQ(std::ranges::count(plan.copies, copy.from, &BlockCopy::to), 0) << "a copy of what the same step copies";
+    }
     EXPECT_EQ(num_tokens, plan.num_tokens);
     EXPECT_LE(num_tokens, limits_.max_num_batched_tokens) << "I4";
     EXPECT_LE(std::ssize(plan.seqs), limits_.max_num_seqs) << "I4";
