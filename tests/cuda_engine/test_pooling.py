@@ -1,4 +1,4 @@
-"""Embeddings on the emulated GPU: near those of the CPU, and the same bits in chunks, in a batch and after a preemption."""
+"""Embeddings on the emulated GPU: near the CPU's, the same bits in chunks, in a batch and after a preemption."""
 
 from __future__ import annotations
 
