@@ -56,7 +56,7 @@ void MaskExchange::push(MaskJob job) {
   {
     const std::scoped_lock lock(mutex_);
     if (job.mask_) job.mask_->state_ = TokenMask::State::pending;
-    jobs_.push_back(std::move(job));
+    if (!stopped_) jobs_.push_back(std::move(job));  // a job that nobody takes would keep its mask, and that the exchange
   }
   jobs_cv_.notify_one();
 }

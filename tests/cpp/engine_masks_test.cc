@@ -92,6 +92,8 @@ Request guided(std::string id, int64_t num_prompt, std::shared_ptr<MaskExchange>
 
 class Masks : public ::testing::Test {
  protected:
+  void TearDown() override { exchange_->stop(); }
+
   SimOptions options_;
   std::shared_ptr<MaskExchange> exchange_ = std::make_shared<MaskExchange>(options_.vocab_size);
 };
