@@ -102,7 +102,7 @@ void Engine::submit(Request request) {
     require(live_choices_.emplace(shared->id, n).second, "request id \"", shared->id, "\" is in use");
     queue_.num_seqs += n;
     queue_.num_tokens += n * std::ssize(shared->prompt);
-    push({std::move(shared), {}, kAllChoices});
+    push({.kind = Command::Kind::add, .request = std::move(shared)});
   }
   work_cv_.notify_one();
 }
@@ -122,7 +122,7 @@ void Engine::abort(const std::string& request_id, int32_t choice, FinishReason r
   {
     const std::scoped_lock lock(mutex_);
     if (ended_ || !live_choices_.contains(request_id)) return;
-    push({nullptr, request_id, choice, reason});
+    push({.kind = Command::Kind::abort, .abort_id = request_id, .abort_choice = choice, .abort_reason = reason});
   }
   work_cv_.notify_one();
 }
@@ -131,7 +131,7 @@ void Engine::reset_prefix_cache() {
   {
     const std::scoped_lock lock(mutex_);
     check_accepts();
-    push({nullptr, {}, kAllChoices});
+    push({.kind = Command::Kind::reset_prefix_cache});
   }
   work_cv_.notify_one();
 }
@@ -219,8 +219,8 @@ bool Engine::take_commands() {
 }
 
 void Engine::apply(const Command& command) {
-  if (!command.request && command.abort_id.empty()) return scheduler_.reset_prefix_cache();
-  if (!command.request) {
+  if (command.kind == Command::Kind::reset_prefix_cache) return scheduler_.reset_prefix_cache();
+  if (command.kind == Command::Kind::abort) {
     return scheduler_.abort(command.abort_id, command.abort_choice, outputs_, command.abort_reason);
   }
   try {

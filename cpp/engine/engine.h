@@ -92,11 +92,13 @@ class Engine {
   MaskExchange& masks() { return *masks_; }
 
  private:
-  /// One entry of the inbox: a request to add, or the id of one to abort, or else the prefix cache is reset.
+  /// One entry of the inbox.
   struct Command {
-    std::shared_ptr<const Request> request;
-    std::string abort_id;
-    int32_t abort_choice;
+    enum class Kind : uint8_t { add, abort, reset_prefix_cache };
+    Kind kind = Kind::add;
+    std::shared_ptr<const Request> request = nullptr;  ///< to add
+    std::string abort_id = {};
+    int32_t abort_choice = kAllChoices;
     FinishReason abort_reason = FinishReason::abort;
   };
 

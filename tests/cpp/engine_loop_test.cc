@@ -354,6 +354,19 @@ TEST_P(EngineLoop, preemptions_are_told_and_swapped_sequences_go_on) {
   EXPECT_TRUE(running.engine.take_preemptions().empty());
 }
 
+TEST_P(EngineLoop, an_abort_of_an_empty_id_is_an_abort) {
+  Running running(options());
+  running.engine.submit(make_request("first", make_prompt(18, 1), 2));
+  running.drain(1);
+  running.engine.submit(make_request("", make_prompt(3, 2), 190));
+  running.engine.abort("");
+  running.drain(1);
+  EXPECT_EQ((running.transcripts[{"", 0}].finish), FinishReason::abort);
+  running.engine.submit(make_request("second", make_prompt(18, 1), 2));
+  running.drain(1);
+  EXPECT_EQ(running.engine.stats().prefix_cache_hits, 16);
+}
+
 TEST_P(EngineLoop, a_reset_prefix_cache_finds_nothing) {
   Running running(options());
   const auto cached = [&](const std::string& id) {
