@@ -166,7 +166,7 @@ bool Scheduler::start(Sequence& seq) {
     newest().copies.push_back({sibling->table.blocks[last], seq.table.blocks[last]});
   }
   trace_.admitted(seq);
-  if (seq.state == SequenceState::waiting) count_first_schedule(seq);
+  if (seq.state == SequenceState::waiting) count_first_schedule(seq, kv_.prefix_cache() ? num_found * kv_.block_size() : 0);
   seq.state = SequenceState::running;
   plan(seq, end);
   return true;
@@ -214,14 +214,15 @@ int64_t Scheduler::headroom(const Sequence& seq) const {
   return std::min(limits_.watermark_blocks + doubling, to_come);
 }
 
-void Scheduler::count_first_schedule(Sequence& seq) {
+/// `num_cached`: prompt tokens that the prefix cache had; those of a sibling are none of them.
+void Scheduler::count_first_schedule(Sequence& seq, int64_t num_cached) {
   count_unstarted(seq, -1);
   ++num_started_;
-  seq.num_cached_tokens = static_cast<int32_t>(seq.num_computed);
+  seq.num_cached_tokens = static_cast<int32_t>(num_cached);
   stats_.num_prompt_tokens += seq.num_prompt;
   if (!kv_.prefix_cache()) return;
   stats_.prefix_cache_queries += seq.num_prompt;
-  stats_.prefix_cache_hits += seq.num_computed;
+  stats_.prefix_cache_hits += num_cached;
 }
 
 /// Makes room for all expected tokens of a running sequence, at the cost of later ones. False if it had to yield itself.

@@ -104,7 +104,7 @@ class Scheduler {
   void plan(Sequence& seq, int64_t end);
   void plan_pooling(Sequence& seq, PlannedSeq& planned);
   void publish(Sequence& seq);
-  void count_first_schedule(Sequence& seq);
+  void count_first_schedule(Sequence& seq, int64_t num_cached);
   void count_unstarted(const Sequence& seq, int64_t sign);
   void pool(const PlannedSeq& planned, SequenceResult& result, std::vector<Output>& outputs);
   void append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs);

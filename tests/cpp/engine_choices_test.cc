@@ -53,6 +53,7 @@ TEST(Choices, choices_without_the_prefix_cache_compute_the_prompt_once) {
     }
     EXPECT_EQ(num_prompt_tokens, length + 3) << "the last token of the prompt once for each other choice";
     EXPECT_EQ(num_copies, (length - 1) % 4 ? 3 : 0);
+    EXPECT_EQ(engine.of("a", 1).num_cached_tokens, 0);
     const auto reference = alone(request, {});
     for (int32_t choice = 0; choice < 4; ++choice) {
       expect_same(engine.of("a", choice), reference.at(static_cast<size_t>(choice)), str("choice ", choice));
@@ -72,6 +73,8 @@ TEST(Choices, a_choice_that_starts_late_copies_the_block_that_is_not_full) {
     num_copies += std::ssize(engine.last_plan().copies);
   }
   EXPECT_EQ(num_copies, 2);  // choice 1 joins choice 0, choice 2 joins choice 1
+  EXPECT_EQ(engine.of("a", 1).num_cached_tokens, 16) << "what was copied did not come from the prefix cache";
+  EXPECT_EQ(engine.stats().prefix_cache_hits, 2 * 16);
   const auto reference = alone(request, {});
   for (int32_t choice = 0; choice < 3; ++choice) {
     expect_same(engine.of("a", choice), reference.at(static_cast<size_t>(choice)), str("choice ", choice));
