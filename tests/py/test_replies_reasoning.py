@@ -94,6 +94,21 @@ def test_a_message_has_reasoning_content_and_calls(size: int) -> None:
     assert all("id" not in part for part in calls[1:])
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_where_calls_may_not_be_parallel_the_first_one_is_kept(size: int) -> None:
+    call = '<tool_call>{"name": "look", "arguments": {"at": %d}}</tool_call>'
+    text = f"one {call % 1}\n{call % 2} end"
+    counts = []
+    for parallel in (True, False):
+        parser = Reading(HERMES, ["look"], parallel=parallel).parser()
+        pieces = [piece for at in range(0, len(text), size) for piece in parser.push(text[at : at + size])]
+        message = whole_message(pieces + parser.finish())
+        assert message["tool_calls"][0]["function"]["arguments"] == '{"at": 1}'
+        assert message["content"].split() == ["one", "end"]
+        counts.append(len(message["tool_calls"]))
+    assert counts == [2, 1]
+
+
 def test_content_is_null_only_beside_calls() -> None:
     parser = Reading(HERMES, ["look"]).parser()
     message = whole_message(parser.push('<tool_call>{"name": "look"}</tool_call>') + parser.finish())

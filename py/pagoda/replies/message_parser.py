@@ -14,19 +14,22 @@ from pagoda.replies.tool_parser import Delta, ToolParser
 class Reading:
     """How the messages of one request are read. Without a format and reasoning the text is the content.
 
-    `demanded`: the text is held to the format's grammar. `reasoning_open`: the prompt has opened the reasoning.
+    `demanded`: the text is held to the format's grammar. `parallel`: a message may have several calls, else those after
+    the first are dropped. `reasoning_open`: the prompt has opened the reasoning.
     """
 
     tool_format: ToolFormat | None = None
     tool_names: Collection[str] = ()
     demanded: bool = False
+    parallel: bool = True
     reasoning: bool = False
     reasoning_open: bool = False
 
     def parser(self) -> MessageParser:
         """For one choice."""
         tools = ToolParser(self.tool_format, self.tool_names, self.demanded) if self.tool_format else None
-        return MessageParser(ReasoningParser(self.reasoning_open) if self.reasoning else None, tools)
+        reasoning = ReasoningParser(self.reasoning_open) if self.reasoning else None
+        return MessageParser(reasoning, tools, self.parallel)
 
 
 @dataclass(slots=True)
@@ -40,9 +43,10 @@ class Piece:
 class MessageParser:
     """`push` pieces of text, `finish` once. Nothing is raised; the work is linear."""
 
-    def __init__(self, reasoning: ReasoningParser | None, tools: ToolParser | None) -> None:
+    def __init__(self, reasoning: ReasoningParser | None, tools: ToolParser | None, parallel: bool = True) -> None:
         self._reasoning = reasoning
         self._tools = tools
+        self._parallel = parallel
 
     @property
     def num_calls(self) -> int:
@@ -58,14 +62,17 @@ class MessageParser:
     def finish(self) -> list[Piece]:
         """What was held back."""
         pieces = self._pieces(*self._reasoning.finish()) if self._reasoning else []
-        return pieces + [Piece(delta=delta) for delta in _joined(self._tools.finish() if self._tools else [])]
+        return pieces + self._kept(self._tools.finish() if self._tools else [])
 
     def _pieces(self, reasoning: str, content: str) -> list[Piece]:
         pieces = [Piece(reasoning=reasoning)] if reasoning else []
         if content:
             deltas = self._tools.push(content) if self._tools else [Delta(content=content)]
-            pieces += [Piece(delta=delta) for delta in _joined(deltas)]
+            pieces += self._kept(deltas)
         return pieces
+
+    def _kept(self, deltas: list[Delta]) -> list[Piece]:
+        return [Piece(delta=delta) for delta in _joined(deltas) if self._parallel or not delta.index]
 
 
 def _joined(deltas: list[Delta]) -> list[Delta]:

@@ -48,6 +48,7 @@ def plan_answer(state: ServerState, request: ChatRequest, prompt: list[int], sam
         tool_format=tool_format,
         tool_names=use.names if use is not None else (),
         demanded=demanded,
+        parallel=use is None or use.parallel,
         reasoning=reasons,
         reasoning_open=opened,
     )
