@@ -184,22 +184,7 @@ TEST_F(GemmF8Test, bits_of_a_row_do_not_depend_on_the_number_of_tokens_in_determ
   emu::cublaslt().algorithms = {{Order::by_num_tokens, 1}, {Order::descending, 3, 0.1}};
   Gemm gemm(load_cublaslt({}));
   choice(gemm, f8_, true);
-  F8Example all(40, 16, 64, DType::bf16);
-  gemm.run(queue(true), all.operands(), nullptr, workspace_.data());
-  synchronize();
-  for (int64_t num_tokens = 1; num_tokens <= 40; num_tokens += 3) {
-    F8Example few(40, 16, 64, DType::bf16);
-    GemmOperands operands = few.operands();
-    const int64_t first = (40 - num_tokens) / 2;
-    operands.x.data = operands.x.row<uint16_t>(first);
-    operands.x.shape = {num_tokens, 64};
-    operands.out.shape = {num_tokens, 16};
-    gemm.run(queue(true), operands, nullptr, workspace_.data());
-    synchronize();
-    for (int64_t t = 0; t < num_tokens; ++t) {
-      for (int64_t r = 0; r < 16; ++r) ASSERT_EQ(few.out.get(t, r), all.out.get(first + t, r)) << num_tokens << " tokens";
-    }
-  }
+  expect_rows_do_not_depend_on_the_number_of_tokens<F8Example>(gemm, DType::bf16, 3);
 }
 
 TEST_F(GemmF8Test, where_the_library_has_no_way_our_own_kernel_is_used) {

@@ -105,6 +105,27 @@ class GemmTest : public testing::Test {
     return plan ? chosen(*plan) : std::vector<int>{-9};
   }
 
+  /// Rows of a prepared product of [40, 64] and [16, 64] have the same bits for every `stride`th number of tokens up to 40.
+  template <class Example>
+  void expect_rows_do_not_depend_on_the_number_of_tokens(Gemm& gemm, DType out, int64_t stride = 1) {
+    Example all(40, 16, 64, out);
+    gemm.run(queue(true), all.operands(), nullptr, workspace_.data());
+    synchronize();
+    for (int64_t num_tokens = 1; num_tokens <= 40; num_tokens += stride) {
+      Example few(40, 16, 64, out);
+      GemmOperands operands = few.operands();
+      const int64_t first = (40 - num_tokens) / 2;
+      operands.x.data = operands.x.template row<uint16_t>(first);
+      operands.x.shape = {num_tokens, 64};
+      operands.out.shape = {num_tokens, 16};
+      gemm.run(queue(true), operands, nullptr, workspace_.data());
+      synchronize();
+      for (int64_t t = 0; t < num_tokens; ++t) {
+        for (int64_t r = 0; r < 16; ++r) ASSERT_EQ(few.out.get(t, r), all.out.get(first + t, r)) << num_tokens << " tokens";
+      }
+    }
+  }
+
   std::string read_cache() const {
     std::ostringstream text;
     text << std::ifstream(cache_path()).rdbuf();
