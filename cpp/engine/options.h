@@ -81,9 +81,8 @@ constexpr auto EngineOptions::fields() {
       field("scheduling_policy", &O::scheduling_policy,
             "fcfs | priority | fair; fair = users take turns by the tokens they were served"),
       field("preemption_mode", &O::preemption_mode,
-            "auto | swap | recompute: whether a sequence that loses its KV blocks is copied to the host or computed again; "
-            "auto = "
-            "what is measured to be faster"),
+            "auto | swap | recompute: a sequence that loses its KV blocks is copied to the host or computed again; auto = what "
+            "is measured to be faster"),
       field("swap_space", &O::swap_space, Range::closed(0, 65536),
             "GiB of host memory for the blocks of preempted sequences; 0 = off; unset = 4 on a GPU, on the CPU only "
             "with preemption_mode swap"),

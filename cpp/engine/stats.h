@@ -100,7 +100,7 @@ constexpr auto Stats::fields() {
       counter("num_generation_tokens", &S::num_generation_tokens, "tokens generated"),
       counter("num_finished_stop", &S::num_finished_stop, "sequences ended by a stop or end-of-sequence token"),
       counter("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
-      counter("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller, who may have found a stop string"),
+      counter("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller before they were complete"),
       counter("num_finished_error", &S::num_finished_error, "sequences ended by an error"),
       counter("num_numerics_errors", &S::num_numerics_errors,
               "sequences whose logits were not numbers, or left no token to draw"),

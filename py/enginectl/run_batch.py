@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args, args.files[0] if len(args.files) == 3 else None)
     total = check_batch(source, _urls())
     done = resume(target)
-    todo = (request for request in read_batch(source, _urls()) if request.custom_id not in done)
+    unanswered = (request for request in read_batch(source, _urls()) if request.custom_id not in done)
     with open_client(config) as client, target.open("a", encoding="utf-8") as out:
         batch = Batch(out, total, sum(request.custom_id in done for request in read_batch(source, _urls())))
-        asyncio.run(batch.run(client, config, todo, args.concurrency))
+        asyncio.run(batch.run(client, config, unanswered, args.concurrency))
     note(f"{target}: {batch.num_done} answers" + (f", {batch.num_failed} of them failures" if batch.num_failed else ""))
     return 1 if batch.num_failed else 0
 

@@ -1,7 +1,7 @@
 """The process that tries grammars: it compiles one, takes a few steps in it, and says what is wrong.
 
 A process, because a grammar is somebody else's program: a few lines can ask for hours and gigabytes. What passes here
-within the budget is compiled again where it is used. Started by grammar_check.py; reads and writes the messages of
+within the budget is compiled again where it is used. Started by compiler.py; reads and writes the messages of
 template_worker.py on its standard input, a socket. A grammar that needs more than the budget ends the process.
 """
 

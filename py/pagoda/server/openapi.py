@@ -216,8 +216,8 @@ def _body(path: str, limits: Limits) -> Schema:
 def field_schema(name: str, kind: Kind, limits: Limits) -> Schema:
     """What JSON a request field takes; {} for a kind that is not known here."""
     row: dict[str, Any] = next((row for row in SAMPLING_FIELDS if row["name"] == name), {})
-    shapes = {**_SHAPES, **_FORMS}
-    schema = dict(shapes[name]) if name in shapes else kind_schema(kind, limits)
+    shape = _SHAPES.get(name) or _FORMS.get(name)
+    schema = kind_schema(kind, limits) if shape is None else dict(shape)
     if row and schema.get("type") in ("integer", "number"):
         low = "exclusiveMinimum" if row["open_min"] else "minimum"
         if row["min"] is not None:

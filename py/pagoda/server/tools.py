@@ -1,7 +1,6 @@
 """The fields tools, tool_choice and parallel_tool_calls of a chat: their checks, and what they mean for this model.
 
-Owns ToolUse: how calls are demanded, by a grammar. Used by protocol.py, prompts.py and
-chat.py.
+Owns ToolUse: how calls are demanded, by a grammar. Used by protocol.py, prompts.py and answer_plan.py.
 """
 
 from __future__ import annotations
