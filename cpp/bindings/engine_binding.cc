@@ -290,9 +290,11 @@ void bind_engine(py::module_& module) {
           py::call_guard<py::gil_scoped_release>(), "Outputs since the last call, after waiting at most this long for one.")
       .def(
           "take_mask_jobs",
-          [](PyEngine& self, size_t most, int timeout_ms) { return self.engine().masks().take(most, timeout_ms); },
-          py::arg("most"), py::arg("timeout_ms"), py::call_guard<py::gil_scoped_release>(),
-          "Tokens whose masks are wanted, after waiting at most this long for one. None once the engine has ended.")
+          [](PyEngine& self, size_t most, int timeout_ms, int min_age_ms) {
+            return self.engine().masks().take(most, timeout_ms, min_age_ms);
+          },
+          py::arg("most"), py::arg("timeout_ms"), py::arg("min_age_ms") = 0, py::call_guard<py::gil_scoped_release>(),
+          "Tokens whose masks are wanted, after waiting at most this long for one of that age. None once the engine has ended.")
       .def("stats", [](PyEngine& self) { return stats_dict(self.engine().stats(), false); })
       .def("histograms", [](PyEngine& self) { return stats_dict(self.engine().stats(), true); })
       .def(

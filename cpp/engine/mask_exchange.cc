@@ -61,12 +61,23 @@ void MaskExchange::push(MaskJob job) {
   jobs_cv_.notify_one();
 }
 
-std::optional<std::vector<MaskJob>> MaskExchange::take(size_t most, int timeout_ms) {
+std::optional<std::vector<MaskJob>> MaskExchange::take(size_t most, int timeout_ms, int min_age_ms) {
+  using std::chrono::milliseconds;
+  using std::chrono::steady_clock;
+  const milliseconds min_age(min_age_ms);
+  const auto deadline = steady_clock::now() + milliseconds(timeout_ms);
   std::unique_lock lock(mutex_);
-  jobs_cv_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return stopped_ || !jobs_.empty(); });
+  const auto due = [&] {
+    return !jobs_.empty() && (min_age_ms == 0 || jobs_.front().posted_ + min_age <= steady_clock::now());
+  };
+  if (min_age_ms == 0) {
+    jobs_cv_.wait_until(lock, deadline, [&] { return stopped_ || due(); });
+  } else {
+    while (!stopped_ && !due() && steady_clock::now() < deadline) late_cv_.wait_for(lock, min_age);
+  }
   if (stopped_) return std::nullopt;
   std::vector<MaskJob> taken;
-  while (!jobs_.empty() && taken.size() < most) {
+  while (taken.size() < most && due()) {
     taken.push_back(std::move(jobs_.front()));
     jobs_.pop_front();
   }
@@ -80,6 +91,7 @@ void MaskExchange::stop() {
     jobs_.clear();
   }
   jobs_cv_.notify_all();
+  late_cv_.notify_all();
   answers_cv_.notify_all();
 }
 

@@ -75,6 +75,7 @@ class MaskJob {
   std::string request_id_;
   int32_t choice_;
   int32_t token_;
+  std::chrono::steady_clock::time_point posted_ = std::chrono::steady_clock::now();
 };
 
 /// Always owned by a shared_ptr: masks point back to it.
@@ -86,8 +87,10 @@ class MaskExchange : public std::enable_shared_from_this<MaskExchange> {
   std::shared_ptr<TokenMask> open(const std::string& request_id, int32_t choice);
   /// Says that a sequence has ended, also one that was never opened. Engine thread.
   void close(const std::string& request_id, int32_t choice);
-  /// At most `most` jobs in the order of their posts, after waiting up to `timeout_ms` for one. nullopt after stop(). Worker.
-  std::optional<std::vector<MaskJob>> take(size_t most, int timeout_ms);
+  /// At most `most` jobs in the order of their posts, after waiting up to `timeout_ms` for one that is at least `min_age_ms`
+  /// old. nullopt after stop(). Worker. A worker with a `min_age_ms` steps in when the others are held up, and looks only
+  /// every `min_age_ms`.
+  std::optional<std::vector<MaskJob>> take(size_t most, int timeout_ms, int min_age_ms = 0);
   /// No answer is waited for any more, and workers shall end. Any thread.
   void stop();
 
@@ -100,6 +103,7 @@ class MaskExchange : public std::enable_shared_from_this<MaskExchange> {
   size_t num_words_;
   std::mutex mutex_;
   std::condition_variable jobs_cv_;     // workers wait for jobs
+  std::condition_variable late_cv_;     // workers wait for late jobs, and are woken by stop() alone
   std::condition_variable answers_cv_;  // the engine waits for answers
   std::deque<MaskJob> jobs_;
   bool stopped_ = false;

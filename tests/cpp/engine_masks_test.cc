@@ -224,6 +224,16 @@ TEST_F(Masks, that_come_too_late_change_nothing) {
   EXPECT_EQ(mask->wait(std::chrono::steady_clock::now()), TokenMask::State::failed);
 }
 
+TEST_F(Masks, are_left_to_others_until_they_are_late) {
+  const auto mask = exchange_->open("a", 0);
+  EXPECT_TRUE(exchange_->take(1, 0, 1000000)->empty());
+  ASSERT_EQ(exchange_->take(1, 100000, 5)->size(), 1u);
+  EXPECT_TRUE(exchange_->take(1, 10, 5)->empty());
+  std::thread stopper([this] { exchange_->stop(); });
+  EXPECT_FALSE(exchange_->take(1, 100000, 50000).has_value());
+  stopper.join();
+}
+
 TEST_F(Masks, are_not_waited_for_once_the_exchange_has_stopped) {
   const auto mask = exchange_->open("a", 0);
   std::thread stopper([this] { exchange_->stop(); });

@@ -24,6 +24,8 @@ from pagoda.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 _WAIT_MS = 200  # how soon a thread sees that it shall end
+_LATE_MS = 50  # a mask that nobody has begun by then has its thread busy with a hard grammar
+_NUM_SPARES = 2  # threads for late masks
 _SLOW_S = 1.0  # a grammar with such a step is not taken again
 
 
@@ -77,16 +79,20 @@ class Guide:
         self.compiler.close()
 
     def _start(self) -> None:
-        count = min(8, max(2, (os.cpu_count() or 2) // 2))  # one may be busy with a hard grammar
-        self._threads = [threading.Thread(target=self._run, name="pagoda-masks", daemon=True) for _ in range(count)]
+        # More threads would take the forward's cores, and each other's GIL, for masks that are ready in time anyway.
+        count = min(8, max(1, (os.cpu_count() or 2) // 4))
+        self._threads = [
+            threading.Thread(target=self._run, args=(age_ms,), name="pagoda-masks", daemon=True)
+            for age_ms in [0] * count + [_LATE_MS] * _NUM_SPARES
+        ]
         for thread in self._threads:
             thread.start()
         # A thread that comes back from the engine while the interpreter is torn down would bring the process down.
         atexit.register(self.close)
 
-    def _run(self) -> None:
+    def _run(self, min_age_ms: int) -> None:
         while not self._closing:
-            jobs = self._engine.take_mask_jobs(1, _WAIT_MS)
+            jobs = self._engine.take_mask_jobs(1, _WAIT_MS, min_age_ms)
             if jobs is None:
                 return
             for job in jobs:
