@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import json
 import random
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from proportion import check_proportion
 
 from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN, ToolFormat, detect_format
-from pagoda.replies.tool_parser import Delta, ToolParser
+from pagoda.replies.tool_parser import ToolParser
 
 NAMES = ("look", "add")
 TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
 
 
-@dataclass
-class Read:
-    """All that a parser said."""
-
-    content: str = ""
-    calls: list[tuple[str, str]] = field(default_factory=list)
-
-    def take(self, deltas: list[Delta]) -> None:
-        for delta in deltas:
-            if delta.index is None:
-                self.content += delta.content
-            elif delta.id is not None:
-                assert delta.index == len(self.calls)
-                self.calls.append((delta.name or "", delta.arguments))
-            else:
-                name, arguments = self.calls[delta.index]
-                self.calls[delta.index] = (name, arguments + delta.arguments)
+Calls = list[tuple[str, str]]
 
 
-def read(form: ToolFormat, *pieces: str, demanded: bool = False) -> Read:
-    parser, result = ToolParser(form, NAMES, demanded), Read()
-    for piece in pieces:
-        result.take(parser.push(piece))
-    result.take(parser.finish())
-    assert parser.num_calls == len(result.calls)
-    return result
+def read(form: ToolFormat, *pieces: str, demanded: bool = False) -> tuple[str, Calls]:
+    """All that a parser says: the content and the calls."""
+    parser = ToolParser(form, NAMES, demanded)
+    content: list[str] = []
+    calls: list[tuple[str, list[str]]] = []
+    for delta in [delta for piece in pieces for delta in parser.push(piece)] + parser.finish():
+        if delta.index is None:
+            content.append(delta.content)
+            continue
+        if delta.id is not None:
+            assert delta.index == len(calls)
+            calls.append((delta.name or "", []))
+        calls[delta.index][1].append(delta.arguments)
+    assert parser.num_calls == len(calls)
+    return "".join(content), [(name, "".join(arguments)) for name, arguments in calls]
 
 
 LOOK = ("look", '{"city": "Zürich", "n": [1, {"a": "}"}]}')
@@ -107,8 +98,8 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("form", "text", "content", "calls"), GOOD)
-def test_calls_are_found(form: ToolFormat, text: str, content: str, calls: list[tuple[str, str]]) -> None:
-    assert read(form, text) == Read(content, calls)
+def test_calls_are_found(form: ToolFormat, text: str, content: str, calls: Calls) -> None:
+    assert read(form, text) == (content, calls)
 
 
 @pytest.mark.parametrize("text", [text for _, text, _, _ in GOOD] + BROKEN)
@@ -128,8 +119,8 @@ def test_the_result_does_not_depend_on_where_the_text_is_cut(text: str) -> None:
 def test_what_is_no_call_comes_back_as_it_was() -> None:
     for text in BROKEN:
         for form in (HERMES, LLAMA3, MISTRAL):
-            result = read(form, text)
-            assert result.calls or result.content == text, (form.name, text)
+            content, calls = read(form, text)
+            assert calls or content == text, (form.name, text)
 
 
 ALPHABET = [
@@ -151,35 +142,28 @@ def test_made_up_texts_read_the_same_whole_and_in_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("head", "unit"),
     [
-        "(" * 100_000,
-        "{" * 100_000,
-        " " * 100_000,
-        "<" * 100_000,
-        "<tool_call>" * 9_000,
-        "<tool_call>{" * 8_000,
-        '<tool_call>{"name": "add", "arguments": ' + "[" * 100_000,
-        '<tool_call>{"name": "add", "arguments": {"a": "' + '\\"' * 50_000,
-        '{"' * 50_000,
-        "[TOOL_CALLS]" * 8_000,
-        "[TOOL_CALLS]a" * 8_000,
-        "[TOOL_CALLS][" * 8_000,
-        '{"name": "add", "parameters": {}};' * 3_000,
-        "<tool_call>" + " " * 100_000,
+        ("", "("),
+        ("", "{"),
+        ("", " "),
+        ("", "<"),
+        ("", "<tool_call>"),
+        ("", "<tool_call>{"),
+        ('<tool_call>{"name": "add", "arguments": ', "["),
+        ('<tool_call>{"name": "add", "arguments": {"a": "', '\\"'),
+        ("", '{"'),
+        ("", "[TOOL_CALLS]"),
+        ("", "[TOOL_CALLS]a"),
+        ("", "[TOOL_CALLS]["),
+        ("", '{"name": "add", "parameters": {}};'),
+        ("<tool_call>", " "),
     ],
 )
-def test_long_texts_take_time_in_proportion(text: str) -> None:
+def test_long_texts_take_time_in_proportion(head: str, unit: str) -> None:
     for form in (HERMES, LLAMA3, MISTRAL):
-        begin = time.process_time()
-        whole = read(form, text)
-        one_shot = time.process_time() - begin
-        begin = time.process_time()
-        assert read(form, *text) == whole
-        by_character = time.process_time() - begin
-        size = len(text) / 10_000
-        assert one_shot <= 0.020 * size + 0.01, (form.name, one_shot)
-        assert by_character <= 0.080 * size + 0.01, (form.name, by_character)
+        check_proportion(lambda text, form=form: read(form, text), head, unit, 40_000 // len(unit))
+        check_proportion(lambda text, form=form: read(form, *text), head, unit, 5_000 // len(unit))
 
 
 def test_ids_are_distinct_and_in_the_formats_shape() -> None:
