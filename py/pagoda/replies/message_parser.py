@@ -77,12 +77,13 @@ class MessageParser:
 
 def _joined(deltas: list[Delta]) -> list[Delta]:
     """Neighbours of the same kind as one."""
-    joined: list[Delta] = []
+    groups: list[list[Delta]] = []
     for delta in deltas:
-        last = joined[-1] if joined else None
-        if last is not None and last.index == delta.index and delta.id is None:
-            last.content += delta.content
-            last.arguments += delta.arguments
+        if groups and groups[-1][0].index == delta.index and delta.id is None:
+            groups[-1].append(delta)
         else:
-            joined.append(delta)
-    return joined
+            groups.append([delta])
+    for first, *others in groups:
+        first.content += "".join(delta.content for delta in others)
+        first.arguments += "".join(delta.arguments for delta in others)
+    return [group[0] for group in groups]

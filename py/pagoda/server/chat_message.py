@@ -27,14 +27,17 @@ def whole_message(pieces: Sequence[Piece]) -> dict[str, Any]:
     reasoning = "".join(piece.reasoning for piece in pieces)
     content = "".join(piece.delta.content for piece in pieces if piece.delta is not None)
     calls: list[dict[str, Any]] = []
+    arguments: list[list[str]] = []
     for piece in pieces:
         delta = piece.delta
         if delta is None or delta.index is None:
             continue
         if delta.id is not None:
-            function = {"name": delta.name, "arguments": ""}
-            calls.append({"id": delta.id, "type": "function", "function": function})
-        calls[delta.index]["function"]["arguments"] += delta.arguments
+            calls.append({"id": delta.id, "type": "function", "function": {"name": delta.name}})
+            arguments.append([])
+        arguments[delta.index].append(delta.arguments)
+    for call, parts in zip(calls, arguments, strict=True):
+        call["function"]["arguments"] = "".join(parts)
     message: dict[str, Any] = {"role": "assistant", "content": content if content or not calls else None}
     message["refusal"] = None
     if reasoning:
