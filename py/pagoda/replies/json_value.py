@@ -89,7 +89,8 @@ class CallObject:
 
     It is a call for certain once its name and the beginning of its arguments are known, or its end without any. What
     turns out to be none is given back as it was written, in `raw`. "parameters" is another name for arguments.
-    Arguments that are a JSON string are taken for the text in it.
+    Arguments are an object. A JSON string is taken for the text in it, null for no arguments; any other value makes it
+    no call.
     """
 
     def __init__(self, names: Collection[str] | None = None) -> None:
@@ -106,7 +107,7 @@ class CallObject:
         self._value = ValueEnd()
         self._arguments: list[str] = []  # known and not yet taken
         self._has_arguments = False
-        self._reads_arguments = False
+        self._reads_arguments = False  # as they come; else at their end
         self._quoted = False
 
     @property
@@ -131,8 +132,6 @@ class CallObject:
 
     def finish(self) -> None:
         """No more text comes: what is not certain by now is no call."""
-        if self.certain and self._reads_arguments and self._quoted:
-            self._arguments += self._parts
         self.failed = not self.certain
 
     def _step(self, text: str, place: int) -> int:
@@ -171,32 +170,44 @@ class CallObject:
 
     def _begin_value(self, char: str) -> None:
         self._place, self._value = _Place.IN_VALUE, ValueEnd()
-        self._reads_arguments = self._key in ("arguments", "parameters") and not self._has_arguments
-        self._has_arguments |= self._reads_arguments
         self._quoted = char == '"'
+        if self._wants_arguments():
+            self._reads_arguments = self._has_arguments = char == "{"
+            self.failed = char not in '{"n'
         self._settle()
+
+    def _wants_arguments(self) -> bool:
+        return self._key in ("arguments", "parameters") and not self._has_arguments
 
     def _read_value(self, text: str, place: int) -> int:
         end = self._value.feed(text, place)
         piece = text[place:end]
-        if self._reads_arguments and not self._quoted:
+        if self._reads_arguments:
             self._arguments.append(piece)
-        elif self._reads_arguments or self._key == "name":
+        elif self._wants_arguments() or self._key == "name":
             self._parts.append(piece)
         if end is None:
             return len(text)
-        value = _decoded("".join(self._parts)) if self._quoted else None
-        if self._reads_arguments and self._quoted:
-            self._arguments.append(value if value is not None else "".join(self._parts))
-        elif self._key == "name" and self.name is None:
+        whole = "".join(self._parts)
+        value = _decoded(whole) if self._quoted else whole
+        if self._wants_arguments():
+            self._take_whole(value or "")
+        elif self._key == "name" and self.name is None and self._quoted:
             self.name = value or None
         self._parts.clear()
         self._place, self._reads_arguments = _Place.COMMA, False
         self._settle()
         return end
 
+    def _take_whole(self, value: str) -> None:
+        """Arguments that are not an object itself: the text of one, or null."""
+        value = value.strip()
+        self._has_arguments = value == "null" or value.startswith("{")
+        self.failed = not self._has_arguments
+        self._arguments.append("{}" if value == "null" else value)
+
     def _settle(self) -> None:
-        if self.name is None or not self._has_arguments:
+        if self.failed or self.name is None or not self._has_arguments:
             return
         self.certain = self._names is None or self.name in self._names
         self.failed = not self.certain

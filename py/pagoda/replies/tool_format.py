@@ -64,14 +64,14 @@ class ToolFormat:
 
     def _frame(self) -> tuple[str, str, str]:
         """What stands before the first call, behind the last and between two."""
-        if self.is_list:
-            return "[", "]", ", "
         if self.closer:
             return f"{self.markers[0]}\n", f"\n{self.closer}", f"\n{self.closer}\n{self.markers[0]}\n"
+        if self.is_list:
+            return "[", "]", ", "
         return "", "", "; "
 
 
-HERMES = ToolFormat("hermes", markers=("<tool_call>",), closer="</tool_call>")
+HERMES = ToolFormat("hermes", markers=("<tool_call>",), closer="</tool_call>", is_list=True)
 LLAMA3 = ToolFormat("llama3", leaders=("<|python_tag|>",), arguments_key="parameters")
 MISTRAL = ToolFormat("mistral", markers=("[TOOL_CALLS]",), is_list=True, has_special_markers=True, make_id=short_id)
 #: What a model without a known format is made to write when a call is demanded.

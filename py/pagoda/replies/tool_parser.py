@@ -14,7 +14,8 @@ from pagoda.replies.json_value import CallObject, ValueEnd, skip_whitespace
 from pagoda.replies.tool_format import ToolFormat
 
 _NAME = re.compile(r"[\w.-]{1,128}")
-_ARGS = "[ARGS]"
+_ID = re.compile(r"\w{0,64}")
+_CALL_ID, _ARGS = "[CALL_ID]", "[ARGS]"
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class _Place:
     NAMED_ARGUMENTS = 4
     CALL = 5
     BETWEEN = 6  # behind a call
+    CLOSING = 7  # behind a list of calls, before its closer
 
 
 class ToolParser:
@@ -65,6 +67,7 @@ class ToolParser:
             self._named_arguments,
             self._in_call,
             self._between,
+            self._closing,
         )
 
     def push(self, text: str) -> list[Delta]:
@@ -85,7 +88,7 @@ class ToolParser:
                 self._tell_call()
         elif self._place in (_Place.OPENED, _Place.NAMED):
             self._give_back(self._held)
-        elif self._place != _Place.BETWEEN:
+        elif self._place not in (_Place.BETWEEN, _Place.CLOSING):
             self._say(self._held)
         self._held = ""
         if not self.num_calls:
@@ -145,11 +148,17 @@ class ToolParser:
         return end
 
     def _named(self, text: str, place: int) -> int:
-        """Mistral's other way: [TOOL_CALLS]name[ARGS]{...}, the second mark left out by some."""
+        """Mistral's other way: [TOOL_CALLS]name[CALL_ID]id[ARGS]{...}, by some without id or marks. The id goes."""
         found = _NAME.match(text, place)
-        end = found.end() if found else place
-        behind = end + len(_ARGS) if text.startswith(_ARGS, end) else end
-        if behind == len(text) or _may_become(text, end, _ARGS):
+        end = behind = found.end() if found else place
+        for mark in (_CALL_ID, _ARGS):
+            if _may_become(text, behind, mark):
+                return self._hold(text, place)
+            if text.startswith(mark, behind):
+                behind += len(mark)
+                known = _ID.match(text, behind) if mark == _CALL_ID else None
+                behind = known.end() if known else behind
+        if behind == len(text):
             return self._hold(text, place)
         if text[behind] != "{":
             self._give_back("")
@@ -204,17 +213,30 @@ class ToolParser:
             return end
         if text[end] in ",;":
             return end + 1
-        for mark in (self._form.closer, "]" if self._form.is_list else "", *self._form.markers):
+        if text[end] == "]" and self._form.is_list:
+            if self._form.markers:
+                self._place = _Place.CLOSING if self._form.closer else _Place.CONTENT
+            return end + 1
+        for mark in (self._form.closer, *self._form.leaders, *self._form.markers):
             if mark and text.startswith(mark, end):
-                if mark in self._form.markers:
-                    self._open(mark)
+                if mark == self._form.closer:
+                    self._place = _Place.CONTENT
                 else:
-                    self._place = _Place.CONTENT if self._form.markers else _Place.BETWEEN
+                    self._open(mark)
                 return end + len(mark)
             if mark and _may_become(text, end, mark):
                 return self._hold(text, end)
         self._place = _Place.CONTENT
         return end
+
+    def _closing(self, text: str, place: int) -> int:
+        end = skip_whitespace(text, place)
+        if end == len(text):
+            return end
+        if _may_become(text, end, self._form.closer):
+            return self._hold(text, end)
+        self._place = _Place.CONTENT
+        return end + len(self._form.closer) if text.startswith(self._form.closer, end) else end
 
     def _hold(self, text: str, begin: int) -> int:
         """Keeps the rest until more of it has come."""
