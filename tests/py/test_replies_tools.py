@@ -221,10 +221,25 @@ def test_a_name_comes_before_its_arguments_end() -> None:
         ("smollm_2", None),
         ("gemma_3", None),
         ("llama_2", None),
+        ("llama_3", None),
     ],
 )
 def test_a_template_tells_its_format(name: str, form: ToolFormat | None) -> None:
     assert detect_format((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")) is form
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<tool_call>\n<function={{ f.name }}>\n<parameter={{ key }}>\n{{ value }}\n</parameter>\n</function>",
+        "<tool_call>{{ f.name }}\n<arg_key>{{ key }}</arg_key>\n<arg_value>{{ value }}</arg_value>\n</tool_call>",
+        "<|start_header_id|>assistant<|end_header_id|>{{ text }}<|eot_id|>",
+        "<|start_header_id|>ipython<|end_header_id|>[{{ f.name }}({{ key }}={{ value }})]<|eot_id|>",
+    ],
+)
+def test_a_template_with_marks_of_a_known_format_may_have_another_one(call: str) -> None:
+    """Qwen3-Coder, GLM, and Llama 3 with tools of somebody else's making."""
+    assert detect_format("{% for tool in tools %}{{ tool | tojson }}{% endfor %}" + call) is None
 
 
 def test_a_grammar_names_every_tool_and_keeps_references_inside_its_schema() -> None:

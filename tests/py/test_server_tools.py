@@ -121,10 +121,12 @@ def test_a_model_whose_template_knows_no_tools_says_so() -> None:
             status, answer = await post(session, {"tools": [LOOK]})
             assert (status, answer["error"]["param"]) == (400, "tools")
             assert "no place for tools" in answer["error"]["message"]
-        async with fake_api(tooled(template="{{ tools }}{{ messages[0].content }}")) as (session, _):
-            status, answer = await post(session, {"tools": [LOOK]})
-            assert status == 400
-            assert "set tool_parser" in answer["error"]["message"]
+        for marks in ("", "<tool_call><function=f></function></tool_call>", "<tool_call><arg_key></tool_call>"):
+            async with fake_api(tooled(template=marks + "{{ tools }}{{ messages[0].content }}")) as (session, _):
+                status, answer = await post(session, {"tools": [LOOK]})
+                assert status == 400, marks
+                assert "set tool_parser" in answer["error"]["message"]
+                assert (await post(session, {"tools": [LOOK], "tool_choice": "required"}))[0] == 200
 
     asyncio.run(run())
 

@@ -6,6 +6,7 @@ Pure data and functions; used by tool_parser.py and the server.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,11 @@ MISTRAL = ToolFormat("mistral", markers=("[TOOL_CALLS]",), is_list=True, has_spe
 PLAIN = ToolFormat("plain", is_list=True)
 
 FORMATS = {form.name: form for form in (HERMES, LLAMA3, MISTRAL)}
+#: Templates that also speak of <tool_call> but have no JSON in it: Qwen3-Coder's and GLM's.
+_NO_HERMES = ("<function=", "<arg_key>")
+#: Llama 3 alone has no tools; from 3.1 on its templates have all of these, and the key of the arguments.
+_LLAMA3_SIGNS = ("<|start_header_id|>", "<|eot_id|>", "ipython")
+_PARAMETERS = re.compile("""["']parameters["']""")
 
 
 def detect_format(template: str | None) -> ToolFormat | None:
@@ -87,5 +93,6 @@ def detect_format(template: str | None) -> ToolFormat | None:
     if "[TOOL_CALLS]" in template:
         return MISTRAL
     if "<tool_call>" in template:
-        return HERMES
-    return LLAMA3 if "<|eot_id|>" in template else None
+        return None if any(sign in template for sign in _NO_HERMES) else HERMES
+    is_llama3 = all(sign in template for sign in _LLAMA3_SIGNS) and _PARAMETERS.search(template)
+    return LLAMA3 if is_llama3 else None
