@@ -11,7 +11,7 @@ case $seconds in
 esac
 build=build/fuzz
 readers="safetensors gguf json"
-texts="config vocabulary chat"
+texts="config vocabulary chat replies"
 compiler=$(tools/fuzz_compiler.sh) || exit 1
 tools/quietly.sh "configuring the fuzzers" cmake -S . -B $build -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DPAGODA_FUZZ=ON \
   -DPAGODA_PYTHON=OFF -DPAGODA_CUDA=OFF || exit 1

@@ -192,12 +192,42 @@ def chat_seeds() -> dict[str, str | bytes]:
     return {name: json.dumps(request) for name, request in requests.items()} | texts
 
 
+def replies_seeds() -> dict[str, str | bytes]:
+    """Texts of models. The bits of the first letter: format, a call demanded, with reasoning, reasoning open."""
+    look = '{"name": "look", "arguments": {"city": "Zürich", "n": [1, {"a": "}"}]}}'
+    add = '{"arguments": "{\\"x\\": 1}", "name": "add"}'
+    hermes, llama3, mistral, plain, demanded, thinking, opened = (chr(96 + bits) for bits in (0, 1, 2, 3, 4, 8, 24))
+    return {
+        "hermes": f"{hermes}Let me see.\n<tool_call>\n{look}\n</tool_call>\n<tool_call>{add}</tool_call> Done.",
+        "hermes-list": f"{hermes}<tool_call>[{look}, {add}]</tool_call>",
+        "hermes-null": hermes + '<tool_call>{"name": "add", "arguments": null}</tool_call>',
+        "hermes-demanded": f"{demanded}{look}",
+        "hermes-thinking": f"{thinking}<think>\nHm.\n</think>\n\n<tool_call>{look}</tool_call>",
+        "hermes-opened": f"{opened}Hm. </thi </think>\nSo: <tool_call>{look}",
+        "hermes-list-arguments": hermes + '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
+        "hermes-text-arguments": hermes + '<tool_call>{"name": "add", "arguments": "x"}</tool_call>',
+        "hermes-cut": hermes + '<tool_call>{"name": "add", "argum',
+        "hermes-open": f"{hermes}<tool_call><tool_call>[[<tool_",
+        "llama3": f"{llama3}<|python_tag|>{look}; {add}".replace("arguments", "parameters"),
+        "llama3-stranger": llama3 + '{"name": "Bob", "parameters": {"a": 1}}',
+        "llama3-code": f"{llama3}<|python_tag|>print(1)",
+        "mistral": f"{mistral}[TOOL_CALLS] [{look}, {add}]",
+        "mistral-names": mistral + '[TOOL_CALLS]look[ARGS]{"a": 1}[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{}',
+        "mistral-id": f"{mistral}[TOOL_CALLS]look[CALL_ID]123[ARG",
+        "plain": f"{plain}[{look}, {add}]",
+        "thinking": f"{thinking} <think>Hm.\n</think>\n\nYes. <think>",
+        "opened": f"{opened}\nHm",
+        "empty": "",
+    }
+
+
 def main() -> None:
     """Writes all seeds."""
     for folder, suffix, seeds in (
         ("config", "yaml", config_seeds()),
         ("vocabulary", "bin", vocabulary_seeds()),
         ("chat", "json", chat_seeds()),
+        ("replies", "txt", replies_seeds()),
     ):
         (CORPUS / folder).mkdir(parents=True, exist_ok=True)
         for name, content in seeds.items():

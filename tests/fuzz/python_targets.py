@@ -1,4 +1,4 @@
-"""What is done with one hostile input of each kind that Python reads: a configuration, a vocabulary, a chat.
+"""What is done with one hostile input of each kind that Python reads: a configuration, a vocabulary, a chat, a reply.
 
 Called by the fuzzers (fuzz_python.py) and, with every file of tests/corpus, by tests/py/test_corpus.py. A target tells
 whether the input is accepted; the errors that belong to bad input are caught here, and any other is a bug.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from text_tokenizers import CHAT_TEMPLATE, byte_level_gguf
 
 from pagoda.chat_template import ChatTemplate, TemplateError, encode_chat
 from pagoda.config import ConfigError, load_config
+from pagoda.replies.message_parser import Reading
+from pagoda.replies.reasoning_parser import CLOSE, OPEN
+from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN
 from pagoda.server.errors import ApiError
 from pagoda.server.protocol import parse_template_kwargs
 from pagoda.template_worker import Renderer
@@ -144,10 +147,52 @@ def _check_controls(tokenizer: Tokenizer, ids: list[int], num_messages: int, go_
     assert not any(tokenizer.is_special(i) for i in ids if i not in (start, end))
 
 
+_FORMATS = (HERMES, LLAMA3, MISTRAL, PLAIN)
+
+
+def replies(data: bytes) -> bool:
+    """A model's text, read in the way that the bits of the first byte say. Accepted if it has a call.
+
+    However it is cut, it means the same. Without a call no character is lost but the tags of a reasoning and whitespace
+    around them.
+    """
+    bits, text = data[0] if data else 0, data[1:].decode("utf-8", "replace")
+    reading = Reading(
+        tool_format=_FORMATS[bits & 3],
+        tool_names=("look", "add"),
+        demanded=bool(bits & 4),
+        reasoning=bool(bits & 8),
+        reasoning_open=bool(bits & 16),
+    )
+    whole = _read(reading, [text])
+    size = 2 + (bits >> 5)
+    for pieces in (text, [text[at : at + size] for at in range(0, len(text), size)]):
+        assert _read(reading, pieces) == whole, (whole, pieces)
+    reasoning, content, calls = whole
+    if not calls and reading.reasoning:
+        told = ["".join((opening, reasoning, closing, content)) for opening in (OPEN, "") for closing in (CLOSE, "")]
+        assert "".join(text.split()) in ["".join(one.split()) for one in told], whole
+    elif not calls:
+        assert content == text, content
+    return bool(calls)
+
+
+def _read(reading: Reading, pieces: Iterable[str]) -> tuple[str, str, list[tuple[str | None, str]]]:
+    """The reasoning, the content, and the calls' names and arguments."""
+    parser = reading.parser()
+    found = [piece for text in pieces for piece in parser.push(text)] + parser.finish()
+    deltas = [piece.delta for piece in found if piece.delta is not None]
+    names = [delta.name for delta in deltas if delta.id is not None]
+    arguments = ["".join(delta.arguments for delta in deltas if delta.index == index) for index in range(len(names))]
+    assert parser.num_calls == len(names)
+    reasoning = "".join(piece.reasoning for piece in found)
+    return reasoning, "".join(delta.content for delta in deltas), list(zip(names, arguments, strict=True))
+
+
 def warm_up() -> None:
     """Makes what the first input would otherwise have to wait for: a directory, a tokenizer, a rendering process."""
     _folder()
     chat(b'{"messages": [{"role": "user", "content": "a"}]}')
 
 
-TARGETS: dict[str, Target] = {"config": config, "vocabulary": vocabulary, "chat": chat}
+TARGETS: dict[str, Target] = {"config": config, "vocabulary": vocabulary, "chat": chat, "replies": replies}
