@@ -193,10 +193,12 @@ def chat_seeds() -> dict[str, str | bytes]:
 
 
 def replies_seeds() -> dict[str, str | bytes]:
-    """Texts of models. The bits of the first letter: format, a call demanded, with reasoning, reasoning open."""
+    """Texts of models. The first letter tells the format, and whether a call is demanded or there is a reasoning."""
     look = '{"name": "look", "arguments": {"city": "Zürich", "n": [1, {"a": "}"}]}}'
     add = '{"arguments": "{\\"x\\": 1}", "name": "add"}'
-    hermes, llama3, mistral, plain, demanded, thinking, opened = (chr(96 + bits) for bits in (0, 1, 2, 3, 4, 8, 24))
+    hermes, llama3, mistral, coder, plain = "PQRST"
+    demanded, thinking, opened = (chr(ord(hermes) + 5 * flags) for flags in (1, 2, 6))
+    function = "<tool_call>\n<function=look>\n<parameter=n>\n5\n</parameter>\n<parameter=who>\nnull\n</parameter>\n"
     return {
         "hermes": f"{hermes}Let me see.\n<tool_call>\n{look}\n</tool_call>\n<tool_call>{add}</tool_call> Done.",
         "hermes-list": f"{hermes}<tool_call>[{look}, {add}]</tool_call>",
@@ -214,6 +216,8 @@ def replies_seeds() -> dict[str, str | bytes]:
         "mistral": f"{mistral}[TOOL_CALLS] [{look}, {add}]",
         "mistral-names": mistral + '[TOOL_CALLS]look[ARGS]{"a": 1}[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{}',
         "mistral-id": f"{mistral}[TOOL_CALLS]look[CALL_ID]123[ARG",
+        "coder": f"{coder}So.\n{function}</function>\n</tool_call>\n{function}<parameter=at>\na",
+        "coder-open": f"{coder}<tool_call>\n<function=",
         "plain": f"{plain}[{look}, {add}]",
         "thinking": f"{thinking} <think>Hm.\n</think>\n\nYes. <think>",
         "opened": f"{opened}\nHm",

@@ -19,7 +19,7 @@ from pagoda.chat_template import ChatTemplate, TemplateError, encode_chat
 from pagoda.config import ConfigError, load_config
 from pagoda.replies.message_parser import Reading
 from pagoda.replies.reasoning_parser import CLOSE, OPEN
-from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN
+from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN, QWEN3_CODER
 from pagoda.server.errors import ApiError
 from pagoda.server.protocol import parse_template_kwargs
 from pagoda.template_worker import Renderer
@@ -147,25 +147,28 @@ def _check_controls(tokenizer: Tokenizer, ids: list[int], num_messages: int, go_
     assert not any(tokenizer.is_special(i) for i in ids if i not in (start, end))
 
 
-_FORMATS = (HERMES, LLAMA3, MISTRAL, PLAIN)
+_FORMATS = (HERMES, LLAMA3, MISTRAL, QWEN3_CODER, PLAIN)
+_SCHEMAS = {"look": {"properties": {"n": {"type": "integer"}, "who": {"type": ["string", "null"]}}}}
 
 
 def replies(data: bytes) -> bool:
-    """A model's text, read in the way that the bits of the first byte say. Accepted if it has a call.
+    """A model's text, read in the way that the first byte says. Accepted if it has a call.
 
     However it is cut, it means the same. Without a call no character is lost but the tags of a reasoning and whitespace
     around them.
     """
-    bits, text = data[0] if data else 0, data[1:].decode("utf-8", "replace")
+    flags, form = divmod(data[0] if data else 0, len(_FORMATS))
+    text = data[1:].decode("utf-8", "replace")
     reading = Reading(
-        tool_format=_FORMATS[bits & 3],
+        tool_format=_FORMATS[form],
         tool_names=("look", "add"),
-        demanded=bool(bits & 4),
-        reasoning=bool(bits & 8),
-        reasoning_open=bool(bits & 16),
+        schemas=_SCHEMAS,
+        demanded=bool(flags & 1),
+        reasoning=bool(flags & 2),
+        reasoning_open=bool(flags & 4),
     )
     whole = _read(reading, [text])
-    size = 2 + (bits >> 5)
+    size = 2 + (flags >> 3)
     for pieces in (text, [text[at : at + size] for at in range(0, len(text), size)]):
         assert _read(reading, pieces) == whole, (whole, pieces)
     reasoning, content, calls = whole
@@ -183,8 +186,12 @@ def _read(reading: Reading, pieces: Iterable[str]) -> tuple[str, str, list[tuple
     found = [piece for text in pieces for piece in parser.push(text)] + parser.finish()
     deltas = [piece.delta for piece in found if piece.delta is not None]
     names = [delta.name for delta in deltas if delta.id is not None]
-    arguments = ["".join(delta.arguments for delta in deltas if delta.index == index) for index in range(len(names))]
     assert parser.num_calls == len(names)
+    parts: list[list[str]] = [[] for _ in names]
+    for delta in deltas:
+        if delta.index is not None:
+            parts[delta.index].append(delta.arguments)
+    arguments = map("".join, parts)
     reasoning = "".join(piece.reasoning for piece in found)
     return reasoning, "".join(delta.content for delta in deltas), list(zip(names, arguments, strict=True))
 

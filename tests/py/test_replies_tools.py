@@ -9,10 +9,20 @@ from pathlib import Path
 import pytest
 from proportion import check_proportion
 
-from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN, ToolFormat, detect_format
+from pagoda.replies.tool_format import HERMES, LLAMA3, MISTRAL, PLAIN, QWEN3_CODER, ToolFormat, detect_format
 from pagoda.replies.tool_parser import ToolParser
 
 NAMES = ("look", "add")
+KINDS = {
+    "at": {"type": "string"},
+    "n": {"type": "integer"},
+    "on": {"type": "boolean"},
+    "all": {"type": ["array", "null"]},
+    "any": {"anyOf": [{"type": "number"}, {"type": "object"}]},
+    "who": {"type": ["string", "null"]},
+}
+SCHEMAS = {"look": {"type": "object", "properties": KINDS}, "add": {"properties": 5}}
+FORMS = (HERMES, LLAMA3, MISTRAL, QWEN3_CODER)
 TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
 
 
@@ -21,7 +31,7 @@ Calls = list[tuple[str, str]]
 
 def read(form: ToolFormat, *pieces: str, demanded: bool = False) -> tuple[str, Calls]:
     """All that a parser says: the content and the calls."""
-    parser = ToolParser(form, NAMES, demanded)
+    parser = ToolParser(form, NAMES, demanded, SCHEMAS)
     content: list[str] = []
     calls: list[tuple[str, list[str]]] = []
     for delta in [delta for piece in pieces for delta in parser.push(piece)] + parser.finish():
@@ -78,7 +88,37 @@ GOOD = [
     (MISTRAL, f"So.[TOOL_CALLS]look[CALL_ID]123456789{LOOK[1]}[TOOL_CALLS]add[ARGS]{{}}", "So.", [LOOK, ("add", "{}")]),
 ]
 NO_ARGUMENTS = ["[1]", "[]", "1", "-1", "true", "nul", "nulll", '"a"', '""', '"[1]"', '"1"', '"\\q{"']
+
+
+def function(name: str, **parameters: str) -> str:
+    """A call as Qwen3-Coder writes it."""
+    lines = [f"<parameter={key}>\n{value}\n</parameter>" for key, value in parameters.items()]
+    return "\n".join([f"<tool_call>\n<function={name}>", *lines, "</function>\n</tool_call>"])
+
+
+GOOD += [
+    (QWEN3_CODER, f"Wait. {function('add')} So.", "Wait. So.", [("add", "{}")]),
+    (
+        QWEN3_CODER,
+        function("look", at='a "b"\n\n\\<c>\n', n=" 5", on="True", all="[1]") + "\n" + function("add", x="7"),
+        "",
+        [("look", '{"at": "a \\"b\\"\\n\\n\\\\<c>\\n", "n": 5, "on": true, "all": [1]}'), ("add", '{"x": "7"}')],
+    ),
+    (QWEN3_CODER, function("look", all="None", any='{"a": 1}'), "", [("look", '{"all": null, "any": {"a": 1}}')]),
+    (QWEN3_CODER, function("look", who="null", at="null"), "", [("look", '{"who": null, "at": "null"}')]),
+    (QWEN3_CODER, function("look", who="5", n="NaN", any="["), "", [("look", '{"who": "5", "n": "NaN", "any": "["}')]),
+    (QWEN3_CODER, function("other", ä="Zürich", b=""), "", [("other", '{"ä": "Zürich", "b": ""}')]),
+    (QWEN3_CODER, "<tool_call><function=look><parameter=at>a</parameter>x", "x", [("look", '{"at": "a"}')]),
+    (QWEN3_CODER, "<tool_call><function=look><parameter=at>\na</par", "", [("look", '{"at": "a')]),
+    (QWEN3_CODER, f"<tool_call>{CALL}</tool_call>", f"<tool_call>{CALL}</tool_call>", []),
+]
 BROKEN = [
+    "<tool_call><function=",
+    "<tool_call>\n<function=look",
+    "<tool_call>\n<function=a b>",
+    "<tool_call>\n<function=>",
+    "<tool_call><function=" + "a" * 200 + ">",
+    "<tool_call><func>",
     *(f'<tool_call>{{"name": "add", "arguments": {value}}}</tool_call>' for value in NO_ARGUMENTS),
     *(f'{{"parameters": {value}, "name": "add"}}' for value in NO_ARGUMENTS),
     '<tool_call>{"name": "add", "arguments": null',
@@ -127,7 +167,7 @@ def test_calls_are_found(form: ToolFormat, text: str, content: str, calls: Calls
 @pytest.mark.parametrize("text", [text for _, text, _, _ in GOOD] + BROKEN)
 def test_the_result_does_not_depend_on_where_the_text_is_cut(text: str) -> None:
     rng = random.Random(text)
-    for form in (HERMES, LLAMA3, MISTRAL, PLAIN):
+    for form in (*FORMS, PLAIN):
         for demanded in (False, True):
             whole = read(form, text, demanded=demanded)
             for cut in range(len(text) + 1):
@@ -140,7 +180,7 @@ def test_the_result_does_not_depend_on_where_the_text_is_cut(text: str) -> None:
 
 def test_what_is_no_call_comes_back_as_it_was() -> None:
     for text in BROKEN:
-        for form in (HERMES, LLAMA3, MISTRAL):
+        for form in FORMS:
             content, calls = read(form, text)
             assert calls or content == text, (form.name, text)
 
@@ -152,6 +192,10 @@ ALPHABET = [
     "[ARGS]",
     "[CALL_ID]",
     "null",
+    "<function=look>",
+    "<parameter=at>",
+    "</parameter>",
+    "</function>",
     '{"name": "add", "arguments": ',
     *'{}[]":,\\ \na1;(',
 ]
@@ -161,33 +205,40 @@ def test_made_up_texts_read_the_same_whole_and_in_characters() -> None:
     rng = random.Random(7)
     for _ in range(1500):
         text = "".join(rng.choices(ALPHABET, k=rng.randint(1, 14)))
-        for form in (HERMES, LLAMA3, MISTRAL):
+        for form in FORMS:
             assert read(form, *text) == read(form, text), (form.name, text)
 
 
 @pytest.mark.parametrize(
-    ("head", "unit"),
+    ("form", "head", "unit"),
     [
-        ("", "("),
-        ("", "{"),
-        ("", " "),
-        ("", "<"),
-        ("", "<tool_call>"),
-        ("", "<tool_call>{"),
-        ('<tool_call>{"name": "add", "arguments": ', "["),
-        ('<tool_call>{"name": "add", "arguments": {"a": "', '\\"'),
-        ("", '{"'),
-        ("", "[TOOL_CALLS]"),
-        ("", "[TOOL_CALLS]a"),
-        ("", "[TOOL_CALLS]["),
-        ("", '{"name": "add", "parameters": {}};'),
-        ("<tool_call>", " "),
+        (HERMES, "", "("),
+        (HERMES, "", " "),
+        (HERMES, "", "<"),
+        (HERMES, "", "<tool_call>"),
+        (HERMES, "", "<tool_call>{"),
+        (HERMES, "<tool_call>", "["),
+        (HERMES, "<tool_call>", " "),
+        (HERMES, '<tool_call>{"name": "add", "arguments": ', '{"":'),
+        (HERMES, '<tool_call>{"name": "add", "arguments": ', '"'),
+        (HERMES, '<tool_call>{"name": "add", "arguments": {"a": "', '\\"'),
+        (LLAMA3, "", " "),
+        (LLAMA3, "", "{"),
+        (LLAMA3, "", '{"'),
+        (LLAMA3, "", '{"name": "add", "parameters": {}};'),
+        (MISTRAL, "", "[TOOL_CALLS]"),
+        (MISTRAL, "", "[TOOL_CALLS]a"),
+        (MISTRAL, "", "[TOOL_CALLS]["),
+        (MISTRAL, "[TOOL_CALLS]a[CALL_ID]", "1"),
+        (QWEN3_CODER, "<tool_call>", "<function=look><parameter=n>1</parameter></function>"),
+        (QWEN3_CODER, "<tool_call><function=look><parameter=at>", "</parameter"),
+        (QWEN3_CODER, "<tool_call><function=look><parameter=n>", "\n"),
+        (QWEN3_CODER, "<tool_call><function=", "a"),
     ],
 )
-def test_long_texts_take_time_in_proportion(head: str, unit: str) -> None:
-    for form in (HERMES, LLAMA3, MISTRAL):
-        check_proportion(lambda text, form=form: read(form, text), head, unit, 40_000 // len(unit))
-        check_proportion(lambda text, form=form: read(form, *text), head, unit, 5_000 // len(unit))
+def test_long_texts_take_time_in_proportion(form: ToolFormat, head: str, unit: str) -> None:
+    check_proportion(lambda text: read(form, text), head, unit, 40_000 // len(unit))
+    check_proportion(lambda text: read(form, *text), head, unit, 5_000 // len(unit))
 
 
 def test_ids_are_distinct_and_in_the_formats_shape() -> None:
@@ -214,6 +265,7 @@ def test_a_name_comes_before_its_arguments_end() -> None:
         ("qwen_2_5", HERMES),
         ("qwen_3", HERMES),
         ("hermes_tool_use", HERMES),
+        ("qwen_3_coder", QWEN3_CODER),
         ("llama_3_1", LLAMA3),
         ("llama_3_2", LLAMA3),
         ("mistral_v3", MISTRAL),
@@ -231,14 +283,13 @@ def test_a_template_tells_its_format(name: str, form: ToolFormat | None) -> None
 @pytest.mark.parametrize(
     "call",
     [
-        "<tool_call>\n<function={{ f.name }}>\n<parameter={{ key }}>\n{{ value }}\n</parameter>\n</function>",
         "<tool_call>{{ f.name }}\n<arg_key>{{ key }}</arg_key>\n<arg_value>{{ value }}</arg_value>\n</tool_call>",
         "<|start_header_id|>assistant<|end_header_id|>{{ text }}<|eot_id|>",
         "<|start_header_id|>ipython<|end_header_id|>[{{ f.name }}({{ key }}={{ value }})]<|eot_id|>",
     ],
 )
 def test_a_template_with_marks_of_a_known_format_may_have_another_one(call: str) -> None:
-    """Qwen3-Coder, GLM, and Llama 3 with tools of somebody else's making."""
+    """GLM, and Llama 3 with tools of somebody else's making."""
     assert detect_format("{% for tool in tools %}{{ tool | tojson }}{% endfor %}" + call) is None
 
 

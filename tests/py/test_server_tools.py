@@ -15,7 +15,9 @@ from pagoda.chat_template import ChatTemplate
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "hi"}]
-QWEN = (Path(__file__).parents[1] / "data/chat_templates/qwen_3.jinja").read_text(encoding="utf-8")
+TEMPLATES = Path(__file__).parents[1] / "data/chat_templates"
+QWEN = (TEMPLATES / "qwen_3.jinja").read_text(encoding="utf-8")
+CODER = (TEMPLATES / "qwen_3_coder.jinja").read_text(encoding="utf-8")
 LOOK = {
     "type": "function",
     "function": {
@@ -121,7 +123,7 @@ def test_a_model_whose_template_knows_no_tools_says_so() -> None:
             status, answer = await post(session, {"tools": [LOOK]})
             assert (status, answer["error"]["param"]) == (400, "tools")
             assert "no place for tools" in answer["error"]["message"]
-        for marks in ("", "<tool_call><function=f></function></tool_call>", "<tool_call><arg_key></tool_call>"):
+        for marks in ("", "<tool_call><arg_key></tool_call>"):
             async with fake_api(tooled(template=marks + "{{ tools }}{{ messages[0].content }}")) as (session, _):
                 status, answer = await post(session, {"tools": [LOOK]})
                 assert status == 400, marks
@@ -223,6 +225,25 @@ def test_a_demanded_call_is_a_grammar() -> None:
                 assert "<tool_call>" in grammar
                 assert '\\"look\\"' in grammar
                 assert ('\\"hear\\"' in grammar) == (choice == "required")
+
+    asyncio.run(run())
+
+
+def test_calls_that_are_not_json_become_json_by_their_schema_and_are_demanded_as_json() -> None:
+    text = "<tool_call>\n<function=look>\n<parameter=city>\n5\n</parameter>\n<parameter=n>\n5\n</parameter>\n"
+    tool = function(parameters={"type": "object", "properties": {"city": {"type": "string"}, "n": {"type": "integer"}}})
+
+    async def run() -> None:
+        async with fake_api(tooled(text + "</function>\n</tool_call>", CODER)) as (session, client):
+            _, answer = await post(session, {"tools": [tool]})
+            (call,) = answer["choices"][0]["message"]["tool_calls"]
+            assert call["function"] == {"name": "look", "arguments": '{"city": "5", "n": 5}'}
+            assert answer["choices"][0]["message"]["content"] is None
+            client.text = '[{"name": "look", "arguments": {"city": "a"}}]'
+            _, answer = await post(session, {"tools": [tool], "tool_choice": "required"})
+            (call,) = answer["choices"][0]["message"]["tool_calls"]
+            assert call["function"] == {"name": "look", "arguments": '{"city": "a"}'}
+            assert "<function=" not in client.requests[-1][1].guided_grammar
 
     asyncio.run(run())
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pagoda.replies.reasoning_parser import ReasoningParser
 from pagoda.replies.tool_format import ToolFormat
@@ -14,12 +15,14 @@ from pagoda.replies.tool_parser import Delta, ToolParser
 class Reading:
     """How the messages of one request are read. Without a format and reasoning the text is the content.
 
-    `demanded`: the text is held to the format's grammar. `parallel`: a message may have several calls, else those after
-    the first are dropped. `reasoning_open`: the prompt has opened the reasoning.
+    `schemas`: of the tools' parameters, by the tools' names. `demanded`: the text is held to the format's grammar.
+    `parallel`: a message may have several calls, else those after the first are dropped. `reasoning_open`: the prompt
+    has opened the reasoning.
     """
 
     tool_format: ToolFormat | None = None
     tool_names: Collection[str] = ()
+    schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     demanded: bool = False
     parallel: bool = True
     reasoning: bool = False
@@ -27,7 +30,9 @@ class Reading:
 
     def parser(self) -> MessageParser:
         """For one choice."""
-        tools = ToolParser(self.tool_format, self.tool_names, self.demanded) if self.tool_format else None
+        tools = None
+        if self.tool_format:
+            tools = ToolParser(self.tool_format, self.tool_names, self.demanded, self.schemas)
         reasoning = ReasoningParser(self.reasoning_open) if self.reasoning else None
         return MessageParser(reasoning, tools, self.parallel)
 

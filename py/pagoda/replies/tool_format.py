@@ -1,4 +1,4 @@
-"""How models write tool calls: the three common formats, which one a model uses, and the grammar that demands one.
+"""How models write tool calls: the four common formats, which one a model uses, and the grammar that demands one.
 
 Pure data and functions; used by tool_parser.py and the server.
 """
@@ -30,7 +30,7 @@ def short_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """One way of writing calls. Calls are JSON objects with a name and arguments.
+    """One way of writing calls. Calls are JSON objects with a name and arguments, or `<function=name>` and parameters.
 
     `markers` open calls anywhere in a text; without any the text itself must begin with a call (a marker of `leaders`
     may stand before it), and only a known name makes an object a call. `is_list`: the calls may stand in one JSON list.
@@ -44,12 +44,19 @@ class ToolFormat:
     arguments_key: str = "arguments"
     has_special_markers: bool = False
     """Markers are control tokens, which the text shows only if special tokens are not skipped."""
+    is_json: bool = True
     make_id: Callable[[], str] = long_id
+
+    @property
+    def first_char(self) -> str:
+        """Of a call behind its marker."""
+        return "{" if self.is_json else "<"
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], parallel: bool, first_rule: str = "start") -> str:
         """A grammar in llguidance's Lark whose texts are one call of one of the tools, or several with `parallel`.
 
-        `tools` are the requests' `function` objects; `first_rule` is the name of the grammar's first rule.
+        `tools` are the requests' `function` objects; `first_rule` is the name of the grammar's first rule. There is
+        none for calls that are not JSON.
         """
         before, after, between = self._frame()
         calls = " | ".join(f"call_{i}" for i in range(len(tools)))
@@ -75,12 +82,11 @@ class ToolFormat:
 HERMES = ToolFormat("hermes", markers=("<tool_call>",), closer="</tool_call>", is_list=True)
 LLAMA3 = ToolFormat("llama3", leaders=("<|python_tag|>",), arguments_key="parameters")
 MISTRAL = ToolFormat("mistral", markers=("[TOOL_CALLS]",), is_list=True, has_special_markers=True, make_id=short_id)
-#: What a model without a known format is made to write when a call is demanded.
+QWEN3_CODER = ToolFormat("qwen3_coder", markers=("<tool_call>",), closer="</tool_call>", is_json=False)
+#: What a model without a known format in JSON is made to write when a call is demanded.
 PLAIN = ToolFormat("plain", is_list=True)
 
-FORMATS = {form.name: form for form in (HERMES, LLAMA3, MISTRAL)}
-#: Templates that also speak of <tool_call> but have no JSON in it: Qwen3-Coder's and GLM's.
-_NO_HERMES = ("<function=", "<arg_key>")
+FORMATS = {form.name: form for form in (HERMES, LLAMA3, MISTRAL, QWEN3_CODER)}
 #: Llama 3 alone has no tools; from 3.1 on its templates have all of these, and the key of the arguments.
 _LLAMA3_SIGNS = ("<|start_header_id|>", "<|eot_id|>", "ipython")
 _PARAMETERS = re.compile("""["']parameters["']""")
@@ -93,6 +99,8 @@ def detect_format(template: str | None) -> ToolFormat | None:
     if "[TOOL_CALLS]" in template:
         return MISTRAL
     if "<tool_call>" in template:
-        return None if any(sign in template for sign in _NO_HERMES) else HERMES
+        if "<arg_key>" in template:  # GLM's
+            return None
+        return QWEN3_CODER if "<function=" in template else HERMES
     is_llama3 = all(sign in template for sign in _LLAMA3_SIGNS) and _PARAMETERS.search(template)
     return LLAMA3 if is_llama3 else None

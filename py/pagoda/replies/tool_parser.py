@@ -7,10 +7,13 @@ pieces, the contents and calls that come out are the same, nothing is raised, an
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from pagoda.replies.function_call import FunctionCall
 from pagoda.replies.json_value import CallObject, ValueEnd, skip_whitespace
+from pagoda.replies.marks import may_become, overlap
 from pagoda.replies.tool_format import ToolFormat
 
 _NAME = re.compile(r"[\w.-]{1,128}")
@@ -43,19 +46,29 @@ class _Place:
 
 
 class ToolParser:
-    """`push` pieces of text, `finish` once. `names`: the tools of the request."""
+    """`push` pieces of text, `finish` once."""
 
-    def __init__(self, form: ToolFormat, names: Collection[str], demanded: bool = False) -> None:
-        """`demanded`: the text is held to the format's grammar, so it begins with a call."""
+    def __init__(
+        self,
+        form: ToolFormat,
+        names: Collection[str],
+        demanded: bool = False,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """`names`: the tools of the request. `demanded`: the text is held to the grammar, so it begins with a call.
+
+        `schemas`: the JSON schemas of the tools' parameters, by name; only calls that are not JSON need them.
+        """
         self._form = form
         self._names = frozenset(names)
+        self._schemas = schemas or {}
         self.num_calls = 0
         self._place = _Place.START if demanded or not form.markers else _Place.CONTENT
         self._held = ""  # the beginning of a marker, or of a name and its mark
         self._blanks: list[str] = []  # whitespace that goes if a call follows
         self._said = False  # some content was not whitespace
         self._prefix: list[str] = []  # what a call that turns out to be none gives back before its own text
-        self._call = CallObject()
+        self._call: CallObject | FunctionCall = CallObject()
         self._told = False  # the current call's name has gone out
         self._arguments = ValueEnd()
         self._deltas: list[Delta] = []
@@ -83,7 +96,7 @@ class ToolParser:
         if self._place == _Place.CALL:
             self._call.finish()
             if self._call.failed:
-                self._give_back(self._call.raw)
+                self._give_back(self._call.raw + self._held)
             else:
                 self._tell_call()
         elif self._place in (_Place.OPENED, _Place.NAMED):
@@ -109,7 +122,7 @@ class ToolParser:
             if text.startswith(leader, end):
                 self._open(leader)
                 return end + len(leader)
-            if _may_become(text, end, leader):
+            if may_become(text, end, leader):
                 return self._hold(text, end)
         if text[end] == "{" or (text[end] == "[" and self._form.is_list):
             self._open("")
@@ -124,7 +137,7 @@ class ToolParser:
             self._say(text[place : found[0]])
             self._open(found[1])
             return found[0] + len(found[1])
-        end = len(text) - max((_overlap(text, place, mark) for mark in self._form.markers), default=0)
+        end = len(text) - max((overlap(text, place, mark) for mark in self._form.markers), default=0)
         self._say(text[place:end])
         return self._hold(text, end)
 
@@ -136,7 +149,7 @@ class ToolParser:
         self._prefix.append(text[place:end])
         if end == len(text):
             return end
-        if text[end] == "{":
+        if text[end] == self._form.first_char:
             self._begin_call()
         elif text[end] == "[" and self._form.is_list:
             self._prefix.append("[")
@@ -152,7 +165,7 @@ class ToolParser:
         found = _NAME.match(text, place)
         end = behind = found.end() if found else place
         for mark in (_CALL_ID, _ARGS):
-            if _may_become(text, behind, mark):
+            if may_become(text, behind, mark):
                 return self._hold(text, place)
             if text.startswith(mark, behind):
                 behind += len(mark)
@@ -176,8 +189,11 @@ class ToolParser:
         return end
 
     def _begin_call(self) -> None:
-        # A call without a marker is one only if it names a tool of the request.
-        self._call = CallObject(None if self._form.markers else self._names)
+        if self._form.is_json:
+            # A call without a marker is one only if it names a tool of the request.
+            self._call = CallObject(None if self._form.markers else self._names)
+        else:
+            self._call = FunctionCall(self._schemas)
         self._place, self._told = _Place.CALL, False
 
     def _in_call(self, text: str, place: int) -> int:
@@ -187,6 +203,8 @@ class ToolParser:
             self._give_back(self._call.raw)
         elif self._call.done:
             self._place, self._prefix = _Place.BETWEEN, []
+        elif end < len(text):
+            return self._hold(text, end)
         return end
 
     def _tell_call(self) -> None:
@@ -208,7 +226,7 @@ class ToolParser:
         end = skip_whitespace(text, place)
         if end == len(text):
             return end
-        if text[end] == "{":
+        if text[end] == "{" and self._form.is_json:
             self._begin_call()
             return end
         if text[end] in ",;":
@@ -224,7 +242,7 @@ class ToolParser:
                 else:
                     self._open(mark)
                 return end + len(mark)
-            if mark and _may_become(text, end, mark):
+            if mark and may_become(text, end, mark):
                 return self._hold(text, end)
         self._place = _Place.CONTENT
         return end
@@ -233,7 +251,7 @@ class ToolParser:
         end = skip_whitespace(text, place)
         if end == len(text):
             return end
-        if _may_become(text, end, self._form.closer):
+        if may_become(text, end, self._form.closer):
             return self._hold(text, end)
         self._place = _Place.CONTENT
         return end + len(self._form.closer) if text.startswith(self._form.closer, end) else end
@@ -265,16 +283,3 @@ class ToolParser:
         if self._blanks:
             self._deltas.append(Delta(content="".join(self._blanks)))
             self._blanks.clear()
-
-
-def _may_become(text: str, begin: int, mark: str) -> bool:
-    """Whether `text` ends in the middle of a `mark` that starts at `begin`."""
-    return len(text) - begin < len(mark) and mark.startswith(text[begin:])
-
-
-def _overlap(text: str, begin: int, mark: str) -> int:
-    """How many characters at the end of `text`, none before `begin`, may be the beginning of `mark`."""
-    place = text.find(mark[0], max(begin, len(text) - len(mark) + 1))
-    while place >= 0 and not mark.startswith(text[place:]):
-        place = text.find(mark[0], place + 1)
-    return len(text) - place if place >= 0 else 0

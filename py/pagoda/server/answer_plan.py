@@ -47,6 +47,7 @@ def plan_answer(state: ServerState, request: ChatRequest, prompt: list[int], sam
     reading = Reading(
         tool_format=tool_format,
         tool_names=use.names if use is not None else (),
+        schemas=use.schemas if use is not None else {},
         demanded=demanded,
         parallel=use is None or use.parallel,
         reasoning=reasons,

@@ -88,7 +88,7 @@ class ServerSettings:
         default="auto",
         metadata=_doc(
             "how the model writes tool calls; auto = as its chat template says, none = they stay in the text",
-            choices=("auto", "hermes", "llama3", "mistral", "none"),
+            choices=("auto", "hermes", "llama3", "mistral", "qwen3_coder", "none"),
         ),
     )
     reasoning_parser: str = field(

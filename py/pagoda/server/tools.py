@@ -41,6 +41,11 @@ class ToolUse:
         """Of all tools."""
         return [tool["function"]["name"] for tool in self.tools]
 
+    @property
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """Of the parameters, by the tools' names."""
+        return {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in self.tools}
+
     def grammar(self, form: ToolFormat, first_rule: str) -> str:
         """What a demanded answer must look like."""
         functions = [tool["function"] for tool in self.tools]
@@ -134,7 +139,7 @@ def format_for(state: ServerState, use: ToolUse) -> ToolFormat | None:
     setting = state.settings.tool_parser
     found = detect_format(source) if setting == "auto" else FORMATS.get(setting)
     if use.demanded:
-        return found or PLAIN
+        return found if found is not None and found.is_json else PLAIN
     if source is not None and "tools" not in source:
         text = "this model's chat template has no place for tools; tool_choice required or a named tool would work"
         raise invalid("tools", text, "unsupported_parameter")
