@@ -338,7 +338,7 @@ def test_error_texts_lose_paths_and_addresses_and_excess() -> None:
     assert "0x7f" not in text
     assert text.isprintable()
     assert len(text) <= 480
-    assert clean("use /v1 and 1/2") == "use /v1 and 1/2"
+    assert clean("use /v1/completions and 1/2") == "use /v1/completions and 1/2"
 
 
 def test_echoed_values_are_short() -> None:

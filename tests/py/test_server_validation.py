@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import aiohttp
 import pytest
-from fake_client import FakeClient, fake_api
+from fake_client import ByteTokenizer, FakeClient, fake_api
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]
@@ -45,10 +46,18 @@ def check_error(answer: dict[str, Any], param: str | None, code: str | None = No
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     *((path, {"n": value}, "n") for path in (COMPLETIONS, CHAT) for value in (0, -1, 10**9, 2**63, 1.5, "2", True)),
-    *((COMPLETIONS, {"best_of": value}, "best_of") for value in (0, 2, 10**9, "2")),
-    *((CHAT, {"max_tokens": value}, "max_tokens") for value in (0, -1, "5", 2.0)),
-    *((COMPLETIONS, {"max_tokens": value}, "max_tokens") for value in (0, -1, 10**300)),
-    *((CHAT, {"max_completion_tokens": value, "max_tokens": None}, "max_completion_tokens") for value in (0, -1, 1.5)),
+    *((COMPLETIONS, {"best_of": value}, "best_of") for value in (0, -1, 2, 10**9, 2**63, 1.5, "2", True)),
+    *((CHAT, {"n": value}, "n") for value in (129, 10**400)),
+    *((CHAT, {"max_tokens": value}, "max_tokens") for value in (0, -1, "5", 2.0, 10**400)),
+    *((COMPLETIONS, {"max_tokens": value}, "max_tokens") for value in (0, -1, 10**400)),
+    *((COMPLETIONS, {"max_tokens": value, "echo": True}, "max_tokens") for value in (-1, 10**400)),
+    (COMPLETIONS, {"max_tokens": 2**31}, "prompt"),
+    (CHAT, {"max_tokens": 2**31}, "messages"),
+    (CHAT, {"max_completion_tokens": 2**31, "max_tokens": None}, "messages"),
+    *(
+        (CHAT, {"max_completion_tokens": value, "max_tokens": None}, "max_completion_tokens")
+        for value in (0, -1, 1.5, 10**400)
+    ),
     (CHAT, {"max_completion_tokens": 3, "max_tokens": 4}, "max_completion_tokens"),
     *((CHAT, {"temperature": value}, "temperature") for value in (-0.1, 2.1, 1e30, "hot", True, 10**400)),
     *((CHAT, {"top_p": value}, "top_p") for value in (0, -1, 1.0001)),
@@ -71,7 +80,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
             {str(i): 1 for i in range(100_000)},
         )
     ),
-    *((CHAT, {"stop": value}, "stop") for value in (5, ["x"] * 17, {"a": 1})),
+    *((CHAT, {"stop": value}, "stop") for value in (5, ["x"] * 17, ["x"] * 10_000, {"a": 1})),
     *((CHAT, {"stop": value}, "stop[0]") for value in ([""], "", [5], ["x" * 257], "x" * 1_000_000)),
     *((CHAT, {name: []}, name) for name in ("stop_token_ids", "allowed_token_ids")),
     *(
@@ -80,6 +89,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         for value in (-1, 258, 1.5, True)
     ),
     (CHAT, {"stop_token_ids": list(range(129))}, "stop_token_ids"),
+    (CHAT, {"allowed_token_ids": [0] * 259}, "allowed_token_ids"),
     *((CHAT, {"bad_words": value}, "bad_words[0]") for value in ([""], [1])),
     *((CHAT, {"seed": value}, "seed") for value in (2**64, "a", 1.5, -(2**63) - 1)),
     *(
@@ -123,8 +133,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [*USER, 5]}, "messages[1]"),
     (CHAT, {"messages": [*USER, {"role": "king", "content": "x"}]}, "messages[1].role"),
     (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content"),
-    (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    *((CHAT, {"messages": [{"role": "user", "content": value}]}, "messages[0].content") for value in (5, None)),
     (CHAT, {"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    (CHAT, {"messages": [*USER, *USER, *USER, {"role": 5, "content": "x"}]}, "messages[3].role"),
     (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
     (
         CHAT,
@@ -154,6 +165,7 @@ def test_bad_values_get_a_400_that_names_the_field() -> None:
     asyncio.run(run())
 
 
+ALL_CHARS = "".join(map(chr, range(256)))
 ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     *((CHAT, {"temperature": value}) for value in (0, 1e-9, 2, None)),
     *((CHAT, {"top_p": value}) for value in (1, 1e-12)),
@@ -173,6 +185,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     (COMPLETIONS, {"best_of": 2, "n": 2}),
     (COMPLETIONS, {"suffix": ""}),
     (COMPLETIONS, {"prompt": "a\x00b \u202e " + "z" * 20}),
+    *((COMPLETIONS, {"prompt": text, "truncate_prompt_tokens": 8}) for text in (ALL_CHARS, list(range(256)))),
+    *((COMPLETIONS, {"prompt": empty}) for empty in ("", [""])),  # the token for the beginning alone
 ]
 
 
@@ -254,6 +268,24 @@ def test_a_huge_prompt_is_refused_before_it_is_tokenised(monkeypatch: pytest.Mon
     check_error(answer, "messages", "context_length_exceeded")
 
 
+def test_prompts_are_tokenised_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded_in: list[str] = []
+    encode, protected = ByteTokenizer.encode, ByteTokenizer.encode_protected
+
+    def noted(plain: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> list[int]:
+            encoded_in.append(threading.current_thread().name)
+            return list(plain(*args, **kwargs))
+
+        return run
+
+    monkeypatch.setattr(ByteTokenizer, "encode", noted(encode))
+    monkeypatch.setattr(ByteTokenizer, "encode_protected", noted(protected))
+    assert post(COMPLETIONS, {})[0] == post(CHAT, {})[0] == 200
+    assert len(encoded_in) == 2
+    assert threading.current_thread().name not in encoded_in
+
+
 def test_the_operators_defaults_stand_between_the_models_and_the_requests() -> None:
     async def run() -> None:
         client = FakeClient()
@@ -292,7 +324,9 @@ def test_models_without_tokenizer_or_template_say_so() -> None:
         async with fake_api(client) as (session, _):
             async with session.post(CHAT, json={"messages": USER}) as response:
                 assert response.status == 400
-                check_error(await response.json(), "messages", "no_chat_template")
+                answer = await response.json()
+                check_error(answer, "messages", "no_chat_template")
+                assert "use /v1/completions or set model.chat_template" in answer["error"]["message"]
             client.tokenizer = None
             async with session.post(COMPLETIONS, json={"prompt": "hi"}) as response:
                 assert response.status == 400
@@ -346,6 +380,8 @@ def test_bodies_that_are_not_one_json_object_are_refused() -> None:
                 check_error(answer, None, "invalid_json")
             status, answer = await _raw(session, b'{"messages": [}')
             assert "line 1 column 15" in answer["error"]["message"]
+            status, answer = await _raw(session, b"[1]")
+            assert answer["error"]["message"] == "The request body must be a JSON object."
             assert client.started == 0
 
     asyncio.run(run())
@@ -403,7 +439,9 @@ def test_unknown_routes_and_methods_have_error_bodies() -> None:
             for path in ("/nope", "/v1", "/ui/../../etc/passwd", "/%2e%2e/etc/passwd", "/v1/models/..%2fx"):
                 async with session.get(path) as response:
                     assert response.status == 404, path
-                    check_error(await response.json(), None if "models" not in path else "model")
+                    answer = await response.json()
+                    check_error(answer, None if "models" not in path else "model")
+                    assert answer["error"]["type"] == "not_found_error"
             async with session.get(CHAT) as response:
                 assert response.status == 405
                 assert response.headers["Allow"] == "POST"

@@ -29,7 +29,7 @@ _TYPES = {
     504: "timeout_error",
 }
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")
-_PATH = re.compile(r"(?<![\w/:.])(?:/[\w.+@-]+){2,}|\b[A-Za-z]:\\[^\s'\"]+")
+_PATH = re.compile(r"(?<![\w/:.])(?!/v1/)(?:/[\w.+@-]+){2,}|\b[A-Za-z]:\\[^\s'\"]+")
 
 
 class ApiError(Exception):
@@ -78,7 +78,7 @@ class ApiError(Exception):
 
 
 def clean(message: str) -> str:
-    """The message cut to its limit, on one line, without file paths and memory addresses."""
+    """The message cut to its limit, on one line, without file paths (routes stay) and memory addresses."""
     text = _PATH.sub("<path>", _ADDRESS.sub("<address>", message[: 4 * MAX_MESSAGE_CHARS]))
     text = "".join(char if char.isprintable() else " " for char in text)
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 3] + "..."

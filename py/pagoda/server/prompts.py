@@ -89,7 +89,8 @@ async def render_chat(state: ServerState, messages: list[dict[str, Any]], **opti
     """Applies the model's chat template; user text never becomes a control token."""
     tokenizer, template = require_tokenizer(state), state.client.chat_template
     if template is None:
-        raise invalid("messages", "this model has no chat template; use /v1/completions", "no_chat_template")
+        text = "this model has no chat template; use /v1/completions or set model.chat_template"
+        raise invalid("messages", text, "no_chat_template")
     messages = _with_known_roles(messages, template.source_for(options.get("tools")))
     await refuse_oversized(state, "messages", [part for message in messages for part in _texts(message["content"])])
     try:
