@@ -1,7 +1,8 @@
 """Connection: aiohttp's protocol object with the limits that aiohttp leaves open.
 
-Owns the time limits for a first request and for writing an answer, the refusal beyond the connection limit, and the
-error bodies of requests that are not valid HTTP. Made by runner.Server for every accepted socket.
+Owns the time limits for a first request and for writing an answer, the refusal beyond the connection limit, the notice
+that a client has left, and the error bodies of requests that are not valid HTTP. Made by runner.Server for every
+accepted socket.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import select
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SEND_BUFFER_BYTES = 128 * 1024
 _LINGER_S = 2.0
+_PRESENCE_S = 1.0
 _QUOTATION = re.compile(r"[^A-Za-z0-9 ,'-]|\B'|'\B|\bb'|when reading")
 _BUSY_BODY = (
     b'{"error": {"message": "The server has too many open connections.", '
@@ -60,6 +63,7 @@ class Connection(RequestHandler):
         self._open = open_connections
         self._counted = False
         self._header_timer: asyncio.TimerHandle | None = None
+        self._presence_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admits the connection, or answers 503 and closes it."""
@@ -80,7 +84,26 @@ class Connection(RequestHandler):
             self._open.count -= 1
         if self._header_timer is not None:
             self._header_timer.cancel()
+        if self._presence_timer is not None:
+            self._presence_timer.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes in what the client sent. While enough is read ahead nothing more is read, so a client that leaves would
+        not be noticed: its presence is looked up.
+        """
+        super().data_received(data)
+        if self._presence_timer is None and self.transport is not None and not self.transport.is_reading():
+            self._presence_timer = self._loop.call_later(_PRESENCE_S, self._check_presence)
+
+    def _check_presence(self) -> None:
+        self._presence_timer = None
+        if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
+            return
+        if _has_left(self.transport):
+            self.transport.abort()
+        else:
+            self._presence_timer = self._loop.call_later(_PRESENCE_S, self._check_presence)
 
     def _check_first_request(self) -> None:
         if self._request_count == 0:
@@ -125,6 +148,16 @@ class Connection(RequestHandler):
 def _fault(message: str) -> str:
     """What aiohttp says is wrong, without what it quotes: headers hold keys, and a log must not."""
     return _QUOTATION.split(message, maxsplit=1)[0].strip()[:80] or "malformed"
+
+
+def _has_left(transport: asyncio.BaseTransport) -> bool:
+    """Whether the other side has closed or reset the connection, whatever is still unread."""
+    sock: Any = transport.get_extra_info("socket")
+    if sock is None:
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poller.poll(0))
 
 
 def _tune(transport: asyncio.BaseTransport, write_timeout_s: float) -> None:
