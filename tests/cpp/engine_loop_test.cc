@@ -139,6 +139,30 @@ TEST_P(EngineLoop, submit_says_when_the_queue_is_full_and_recovers) {
   running.drain(1);
 }
 
+TEST_P(EngineLoop, ten_thousand_requests_wait_and_those_beyond_are_told_when_to_come_back) {
+  Faults faults;
+  faults.hang = true;
+  SimOptions sim = options();
+  sim.max_num_queued_seqs = 10'000;
+  sim.faults = &faults;
+  Running running(sim);
+  int accepted = 0;
+  try {
+    for (; accepted < 11'000; ++accepted) running.engine.submit(make_request(str(accepted), make_prompt(3), 1));
+  } catch (const Overloaded& error) {
+    EXPECT_GE(error.retry_after, 1);
+  }
+  EXPECT_GE(accepted, 10'000);
+  EXPECT_LE(accepted, 10'000 + 2 * sim.max_num_seqs) << "those that run do not wait";
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_THROW(running.engine.submit(make_request("late", make_prompt(3), 1)), Overloaded);
+  }
+  faults.hang = false;
+  running.drain(accepted);
+  EXPECT_EQ(running.engine.stats().num_finished_length, accepted);
+  EXPECT_EQ(running.engine.stats().num_waiting, 0);
+}
+
 TEST_P(EngineLoop, abort_ends_a_request_with_one_output_per_choice) {
   Faults faults;
   faults.slow = true;

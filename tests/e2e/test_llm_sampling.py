@@ -54,6 +54,13 @@ def test_a_stop_string_across_tokens_cuts_the_text(llm: LLM, plain: CompletionOu
     assert llm.stats()["num_finished_abort"] == 0, "a stop string is no abort"
 
 
+def test_a_stop_string_in_the_prompt_alone_stops_nothing(llm: LLM, plain: CompletionOutput) -> None:
+    assert "quick" in PROMPT
+    assert "quick" not in plain.text
+    choice = one(llm, temperature=0, max_tokens=24, ignore_eos=True, stop=["quick", PROMPT[-1] + plain.text[0]])
+    assert (choice.text, choice.finish_reason) == (plain.text, "length")
+
+
 def test_a_stopped_choice_does_not_end_the_others(llm: LLM) -> None:
     asked = {"temperature": 1, "seed": 11, "n": 4, "max_tokens": 24, "ignore_eos": True}
     free = llm.generate(PROMPT, SamplingParams(**asked), use_tqdm=False)[0].outputs

@@ -177,3 +177,16 @@ def test_comments_tell_how_far_a_long_prompt_is(url: str) -> None:
     comments = [frame for frame in text.split("\n\n") if frame.startswith(":")]
     assert comments == [": prefill 32/100", ": prefill 64/100", ": prefill 96/100"]
     assert '"finish_reason":"length"' in text
+
+
+def test_a_generation_that_ends_inside_a_character_says_so_once_and_gives_its_bytes(url: str) -> None:
+    tokens = httpx.post(f"{url}/tokenize", json={"prompt": "\U0001f44d", "add_special_tokens": False}, timeout=60)
+    first = tokens.json()["tokens"][0]
+    body = {"messages": MESSAGES, "max_tokens": 1, "allowed_token_ids": [first], "logprobs": True}
+    choice = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()["choices"][0]
+    assert choice["message"]["content"] == "\ufffd"
+    (entry,) = choice["logprobs"]["content"]
+    assert 0 < len(entry["bytes"]) < 4
+    assert bytes(entry["bytes"]) == "\U0001f44d".encode()[: len(entry["bytes"])]
+    text = httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60).text
+    assert text.count("\ufffd") == 1 + text.count('"token":"\ufffd"')
