@@ -405,6 +405,9 @@ def test_sigterm_while_the_model_loads_ends_the_process(tmp_path: Path) -> None:
 def test_sigterm_lets_a_stream_end_and_exits_with_zero(tmp_path: Path) -> None:
     with serving(tmp_path) as running:
         model = running.client.models.list().data[0].id
+        running.client.chat.completions.create(model=model, messages=PARIS, max_tokens=1)  # starts the worker
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        assert children
         stream = running.client.completions.create(
             model=model, prompt="x", max_tokens=100, stream=True, extra_body={"ignore_eos": True}
         )
@@ -414,4 +417,5 @@ def test_sigterm_lets_a_stream_end_and_exits_with_zero(tmp_path: Path) -> None:
         reasons = [chunk.choices[0].finish_reason for chunk in chunks]
         assert reasons[-1] == "length"
         assert running.process.wait(15) == 0
+        assert psutil.wait_procs(children, timeout=15)[1] == [], "the server leaves no process behind"
         assert "Traceback" not in running.log.read_text()
