@@ -2,7 +2,7 @@
 // same bytes (decode) and 8-bit dot products from registers are the ceilings. Weights rotate through more memory than the
 // caches hold.
 //
-//   linear_bench [format=q4_1|all] [threads=2] [isa=auto] [mbytes=200] [shape=all]
+//   linear_bench [format=q4_1|all] [threads=2] [isa=auto] [mbytes=200] [shape=all] [activations=auto|int8|int16]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -111,6 +111,7 @@ int main(int argc, char** argv) {
   const cpu::Isa isa = cpu::parse_isa(argc > 3 ? argv[3] : "auto");
   const size_t ring_bytes = (argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 200) << 20;
   const std::string only = argc > 5 ? argv[5] : "all";
+  const cpu::LinearKernels kernels = cpu::linear_kernels(isa, cpu::parse_input_precision(argc > 6 ? argv[6] : "auto"));
   ThreadPool pool(threads);
   for (int i = 0; i < kNumWeightFormats; ++i) {
     const auto format = static_cast<WeightFormat>(i);
@@ -118,7 +119,7 @@ int main(int argc, char** argv) {
     std::printf("%s, %s, %d threads\n", weight_format_info(format).name, cpu::isa_name(isa), threads);
     for (const Case& shape : {Case{"qkv", 960, 576}, Case{"out", 576, 576}, Case{"gate_up", 3072, 576}, Case{"down", 576, 1536},
                               Case{"lm_head", 49152, 576}}) {
-      if (only == "all" || only == shape.name) run_case(cpu::linear_kernels(isa), pool, format, shape, ring_bytes);
+      if (only == "all" || only == shape.name) run_case(kernels, pool, format, shape, ring_bytes);
     }
   }
   return 0;

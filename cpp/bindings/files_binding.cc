@@ -162,7 +162,7 @@ void bind_files(py::module_& module) {
   module.def(
       "cpu_info",
       [](const std::string& isa, int num_threads) {
-        const DeviceInfo info = cpu_device_info({num_threads, isa});
+        const DeviceInfo info = cpu_device_info({num_threads, isa, "auto"});
         py::dict values;
         values["name"] = info.name;
         values["isa"] = info.isa;

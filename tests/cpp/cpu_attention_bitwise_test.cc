@@ -92,10 +92,11 @@ TEST(CpuAttentionBitwise, any_number_of_threads_gives_the_same_bits) {
   }
 }
 
-TEST(CpuAttentionBitwise, avx2_and_avx512_give_the_same_bits) {
+TEST(CpuAttentionBitwise, avx2_and_avx512_give_the_same_bits_with_an_f32_cache) {
   std::vector<std::string> isas = test::available_isas();
   std::erase(isas, "portable");  // it has no fused multiply-add
   for (const AttentionCase& test : bitwise_cases()) {
+    if (test.kv_dtype != DType::f32) continue;  // avx512 multiplies a bf16 cache in pairs
     for (size_t i = 1; i < isas.size(); ++i) {
       AttentionRun narrow(test, isas[0], 2), wide(test, isas[i], 2);
       narrow.run_whole();

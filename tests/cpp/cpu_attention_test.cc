@@ -24,9 +24,10 @@ void expect_reference(const AttentionCase& test, double tolerance) {
   for (const std::string& isa : test::available_isas()) {
     AttentionRun run(test, isa, 2);
     run.run_whole();
-    EXPECT_LT(run.error(), tolerance) << isa << ", " << test.args.num_heads << " heads, " << test.args.kv_heads
-                                      << " KV heads of " << test.args.head_dim << ", blocks of " << test.block_size << " "
-                                      << dtype_name(test.kv_dtype);
+    const bool dots = isa == "avx512" && test.kv_dtype == DType::bf16;  // rounds queries and weights to 8 bits of mantissa
+    EXPECT_LT(run.error(), dots ? 0.01 : tolerance)
+        << isa << ", " << test.args.num_heads << " heads, " << test.args.kv_heads << " KV heads of " << test.args.head_dim
+        << ", blocks of " << test.block_size << " " << dtype_name(test.kv_dtype);
   }
 }
 

@@ -104,8 +104,7 @@ TEST(LinearExtremes, scales_that_are_not_finite_stay_in_their_column) {
 TEST(LinearExtremes, mxfp4_exponents_multiply_up_to_where_their_values_overflow) {
   ThreadPool pool(2);
   constexpr size_t kLargest = 251;  // 12 * 2^(251 - 128) is the last value that fits a float
-  for (const Isa isa : isas()) {
-    const LinearKernels& kernels = linear_kernels(isa);
+  for_each_kernels([&](const LinearKernels& kernels) {
     Matrix m = make_matrix({{WeightFormat::mxfp4, kLargest + 1}}, 32, pool);
     for (size_t e = 0; e <= kLargest; ++e) {
       m.stored[0][e * weight_format_info(WeightFormat::mxfp4).block_bytes] = static_cast<std::byte>(e);
@@ -114,13 +113,12 @@ TEST(LinearExtremes, mxfp4_exponents_multiply_up_to_where_their_values_overflow)
     std::vector<float> x = random_input(2 * 32);
     for (size_t i = 0; i < x.size(); ++i) x[i] *= i < 32 ? 0x1p-10f : 0x1p-90f;
     expect_close(kernels, m, x, multiply(kernels, pool, m, x));
-  }
+  });
 }
 
 TEST(LinearExtremes, every_e4m3_code_is_multiplied_as_its_number_and_nan_stays_in_its_column) {
   ThreadPool pool(2);
-  for (const Isa isa : isas()) {
-    const LinearKernels& kernels = linear_kernels(isa);
+  for_each_kernels([&](const LinearKernels& kernels) {
     Matrix m = make_matrix({{WeightFormat::f8_e4m3, 256}}, 32, pool);
     for (size_t code = 0; code < 256; ++code) {
       std::byte* block = &m.stored[0][code * 36];
@@ -140,7 +138,7 @@ TEST(LinearExtremes, every_e4m3_code_is_multiplied_as_its_number_and_nan_stays_i
         EXPECT_EQ(out[i], expected) << code;
       }
     }
-  }
+  });
 }
 
 }  // namespace

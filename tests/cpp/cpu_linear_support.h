@@ -32,16 +32,33 @@ inline std::vector<Isa> isas() {
   return supported;
 }
 
-/// Calls body(kernels, format) for every instruction set of the machine and every format.
+constexpr InputPrecision kPrecisions[] = {InputPrecision::int8, InputPrecision::mixed, InputPrecision::int16};
+
+/// Calls body(kernels) for every instruction set of the machine and every precision of the input.
 template <class Body>
-void for_each_case(const Body& body) {
+void for_each_kernels(const Body& body) {
   for (const Isa isa : isas()) {
-    for (const WeightFormat format : all_formats()) {
-      SCOPED_TRACE(std::string(isa_name(isa)) + " " + weight_format_info(format).name);
-      body(linear_kernels(isa), format);
+    for (const InputPrecision precision : kPrecisions) {
+      SCOPED_TRACE(std::string(isa_name(isa)) + ", precision " + std::to_string(static_cast<int>(precision)));
+      const LinearKernels kernels = linear_kernels(isa, precision);
+      body(kernels);
     }
   }
 }
+
+/// Calls body(kernels, format) for all of these and every format.
+template <class Body>
+void for_each_case(const Body& body) {
+  for_each_kernels([&](const LinearKernels& kernels) {
+    for (const WeightFormat format : all_formats()) {
+      SCOPED_TRACE(weight_format_info(format).name);
+      body(kernels, format);
+    }
+  });
+}
+
+/// The kernels that a backend takes here by itself.
+inline LinearKernels default_kernels() { return linear_kernels(detect_isa(), InputPrecision::mixed); }
 
 /// The smallest multiple of the format's block that is at least `cols`; plain floats get one column more.
 inline int64_t cols_for(WeightFormat format, int64_t cols) {
@@ -222,10 +239,15 @@ inline void seen_input(WeightFormat format, const LinearKernels& kernels, const 
     const size_t at = static_cast<size_t>(i);
     if (takes_quantised_input(format)) {
       float amax = 0;
-      for (int64_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) amax = std::max(amax, std::fabs(x[j]));
-      const float inverse = amax > 0 ? static_cast<float>(kMaxQuant) / amax : 0.0f;
-      seen[at] = double{amax / static_cast<float>(kMaxQuant)} * std::nearbyint(x[i] * inverse);
-      slack[at] = double{amax} / kMaxQuant * 0.5001;
+      double energy = 0;
+      for (int64_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) {
+        amax = std::max(amax, std::fabs(x[j]));
+        energy += double{x[j]} * x[j];
+      }
+      const bool has_low = kernels.low_share == 0 || double{amax} * amax > kernels.low_share * energy;
+      const float steps = has_low ? 128 : 1, inverse = amax > 0 ? 127 / amax * steps : 0.0f;
+      seen[at] = double{amax / 127} / double{steps} * std::nearbyint(x[i] * inverse);
+      slack[at] = double{amax} / (127 * double{steps}) * 0.5001;
     } else if (format == WeightFormat::bf16 && kernels.rounds_to_bf16) {
       seen[at] = double{bf16_to_float(float_to_bf16(x[i]))};
       slack[at] = std::fabs(double{x[i]}) / 256;

@@ -48,7 +48,7 @@ TEST(Linear, a_row_has_the_same_bits_alone_and_in_any_batch) {
 TEST(Linear, wide_inputs_are_cut_into_blocks_of_rows_that_change_nothing) {
   ThreadPool pool(2);
   const int64_t n = 20, k = 8192;
-  const LinearKernels& kernels = linear_kernels(detect_isa());
+  const LinearKernels kernels = default_kernels();
   const Matrix m = make_matrix({{WeightFormat::q8_0, n}}, k, pool);
   const std::vector<float> x = random_input(41 * k);
   const std::vector<float> all = multiply(kernels, pool, m, x);
@@ -101,12 +101,12 @@ TEST(Linear, parts_of_all_formats_stack_in_order) {
     specs.push_back({format, 1 + i * 11 % 35, i % 3 == 0});
   }
   const Matrix m = make_matrix(specs, 256, pool);
-  for (const Isa isa : isas()) {
+  for_each_kernels([&](const LinearKernels& kernels) {
     for (const int64_t t : {1, 3, 20}) {
       const std::vector<float> x = random_input(t * 256);
-      expect_close(linear_kernels(isa), m, x, multiply(linear_kernels(isa), pool, m, x));
+      expect_close(kernels, m, x, multiply(kernels, pool, m, x));
     }
-  }
+  });
 }
 
 TEST(Linear, vector_instruction_sets_agree_bitwise_where_the_input_is_not_rounded) {
@@ -116,10 +116,13 @@ TEST(Linear, vector_instruction_sets_agree_bitwise_where_the_input_is_not_rounde
     SCOPED_TRACE(weight_format_info(format).name);
     const Matrix m = make_matrix({{format, 53}}, cols_for(format, 608), pool);
     const std::vector<float> x = random_input(13 * m.cols());
-    const std::vector<float> widest = multiply(linear_kernels(detect_isa()), pool, m, x);
-    for (const Isa isa : isas()) {
-      if (isa == Isa::portable && detect_isa() != Isa::portable) continue;  // has no fused multiply-add
-      EXPECT_TRUE(same_bits(multiply(linear_kernels(isa), pool, m, x).data(), widest.data(), 13 * 53)) << isa_name(isa);
+    for (const InputPrecision precision : kPrecisions) {
+      const std::vector<float> widest = multiply(linear_kernels(detect_isa(), precision), pool, m, x);
+      for (const Isa isa : isas()) {
+        if (isa == Isa::portable && detect_isa() != Isa::portable) continue;  // has no fused multiply-add
+        const std::vector<float> out = multiply(linear_kernels(isa, precision), pool, m, x);
+        EXPECT_TRUE(same_bits(out.data(), widest.data(), 13 * 53)) << isa_name(isa);
+      }
     }
   }
 }
@@ -127,7 +130,7 @@ TEST(Linear, vector_instruction_sets_agree_bitwise_where_the_input_is_not_rounde
 TEST(Linear, zero_rows_are_allowed) {
   ThreadPool pool(2);
   const Matrix m = make_matrix({{WeightFormat::q4_1, 20}}, 64, pool);
-  EXPECT_TRUE(multiply(linear_kernels(detect_isa()), pool, m, {}).empty());
+  EXPECT_TRUE(multiply(default_kernels(), pool, m, {}).empty());
 }
 
 TEST(Embed, rows_come_back_exactly_as_the_file_defines_them) {

@@ -15,8 +15,9 @@ from pagoda import LLM, SamplingParams
 
 @contextmanager
 def loaded(path: Path, **options: Any) -> Iterator[LLM]:
-    """The model with an f32 KV cache, without a tokenizer."""
-    with LLM(str(path), skip_tokenizer=True, **{"kv_cache_dtype": "f32", "num_kv_blocks": 64, **options}) as llm:
+    """The model with an f32 KV cache and the finest inputs of quantised weights, without a tokenizer."""
+    precise = {"kv_cache_dtype": "f32", "activation_dtype": "int16", "num_kv_blocks": 64}
+    with LLM(str(path), skip_tokenizer=True, **{**precise, **options}) as llm:
         yield llm
 
 

@@ -3,13 +3,14 @@
 // 256 keys the state (acc, sums, maximum) is merged into the row's total, so that partitions may also run as tasks of their own
 // with the same bits.
 //
-// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element. Keys that a row
-// does not see have weight 0 and add exactly nothing, hence the result does not depend on which rows share the tile. Bound:
-// decode by reading the KV blocks once (2 * head_dim elements per key for the whole group), prefill by FMA, 4 * head_dim flops
-// per row and key, with about a fifth on top for the exponentials.
+// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element, over a bf16 cache
+// with S::kDots in pairs (attention_dots.h). Keys that a row does not see have weight 0 and add exactly nothing, hence the
+// result does not depend on which rows share the tile. Bound: decode by reading the KV blocks once (2 * head_dim elements per
+// key for the whole group), prefill by FMA or dot products, 4 * head_dim flops per row and key, with the exponentials on top.
 #pragma once
 
 #include "backend/cpu/attention_blocks.h"
+#include "backend/cpu/attention_dots.h"
 #include "backend/cpu/attention_tile.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/simd.h"
@@ -19,6 +20,12 @@ namespace pagoda::cpu {
 /// Rows above which a bf16 tile is converted once instead of by every block of rows.
 constexpr int kCopyRows = 12;
 
+/// Whether tiles of T are multiplied as pairs of bf16 numbers.
+template <class S, class T>
+constexpr bool kUsesDots = S::kDots && sizeof(T) == sizeof(uint16_t);
+template <class S>
+constexpr bool kUsesDots<S, BfPair> = true;
+
 /// One task in flight: its rows and its scratch. Row states are acc[padded], 16 sums of weights, the maximum.
 struct AttentionRun {
   const AttentionJob* job;
@@ -26,8 +33,8 @@ struct AttentionRun {
   int rows;
   int32_t lo[kAttentionRows], hi[kAttentionRows];  ///< row sees positions [lo, hi)
   float* correction;                               ///< [rows]
-  float* q;                                        ///< [rows][padded], scaled
-  float* scores;                                   ///< [rows][kAttentionTile]; weights after the softmax
+  float* q;                                        ///< [rows][padded], scaled; with dots as bf16, 2 * padded apart
+  float* scores;                                   ///< [rows][kAttentionTile]; weights after the softmax, with dots as bf16
   float *part, *total;                             ///< [rows] states
   float *keys, *values;                            ///< copied tile
   int64_t padded, state;
@@ -68,14 +75,19 @@ void begin_run(AttentionRun& run, const AttentionJob& job, const AttentionTask& 
   }
 }
 
-template <class S>
+template <class S, class T>
 void load_queries(AttentionRun& run) {
   const typename S::Vec scale = S::set(run.job->args.scale);
   for (int r = 0; r < run.rows; ++r) {
     const RowPlace place = row_place<S>(*run.job, *run.task, r);
     const float* q = run.job->q + place.token * run.job->q_stride + place.column;
     for_vectors(run.job->args.head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
-      S::store(run.q + r * run.padded + d, S::mul(load_some<S>(q + d, lanes), scale));
+      const typename S::Vec scaled = S::mul(load_some<S>(q + d, lanes), scale);
+      if constexpr (kUsesDots<S, T>) {
+        S::store(reinterpret_cast<uint16_t*>(run.q + r * run.padded) + d, scaled);
+      } else {
+        S::store(run.q + r * run.padded + d, scaled);
+      }
     });
   }
 }
@@ -106,14 +118,27 @@ template <class S>
   return S::max_lane(best);
 }
 
+/// Stores the weights of group g of a row in place of its scores, as bf16 with kDots, and returns them as stored.
+template <class S, bool kDots>
+[[gnu::always_inline]] inline typename S::Vec store_weights(float* scores, int g, typename S::Vec weights) {
+  if constexpr (!kDots) {
+    S::store(scores + g * 16, weights);
+    return weights;
+  } else {
+    uint16_t* to = reinterpret_cast<uint16_t*>(scores) + g * 16;  // the scores of group g / 2, which are weights already
+    S::store(to, weights);
+    return S::load(to);
+  }
+}
+
 /// Turns one row's scores of the groups [begin, end) into weights exp(score - maximum), where the row sees tokens [lo, hi) of
 /// the tile, updates the row's sums and maximum, and returns the factor that the row's acc has to take.
-template <class S>
+template <class S, bool kDots>
 [[gnu::always_inline]] inline float softmax_row(float* scores, int begin, int end, int lo, int hi, float soft_cap,
                                                 float* sums) {
   using V = typename S::Vec;
   if (lo >= hi) {
-    for (int g = begin; g < end; ++g) S::store(scores + g * 16, S::zero());
+    for (int g = begin; g < end; ++g) store_weights<S, kDots>(scores, g, S::zero());
     return 1.0f;
   }
   const float best = mask_scores<S>(scores, begin, end, lo, hi, soft_cap);
@@ -128,8 +153,7 @@ template <class S>
   }
   for (int g = begin; g < end; ++g) {
     const V weight = exp<S>(S::sub(S::load(scores + g * 16), S::set(maximum)));
-    S::store(scores + g * 16, weight);
-    sum = S::add(sum, weight);
+    sum = S::add(sum, store_weights<S, kDots>(scores, g, weight));
   }
   S::store(sums, sum);
   sums[16] = maximum;
@@ -146,15 +170,20 @@ void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next
     const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
     for (int g = first; g < last; g += S::kVecs) {
       const int vecs = last - g < S::kVecs ? last - g : S::kVecs;
-      score_block<S, T>(rows, vecs, run.q + r * run.padded, run.padded, tile.keys + g, head_dim,
-                        run.scores + r * kAttentionTile + g * 16);
+      const float* q = run.q + r * run.padded;
+      float* scores = run.scores + r * kAttentionTile + g * 16;
+      if constexpr (kUsesDots<S, T>) {
+        score_dots<S, T>(rows, vecs, reinterpret_cast<const uint16_t*>(q), 2 * run.padded, tile.keys + g, head_dim, scores);
+      } else {
+        score_block<S, T>(rows, vecs, q, run.padded, tile.keys + g, head_dim, scores);
+      }
     }
   }
   for (int r = 0; r < run.rows; ++r) {
     const int lo = run.lo[r] - begin > tile.lo ? static_cast<int>(run.lo[r] - begin) : tile.lo;
     const int hi = run.hi[r] - begin < tile.hi ? static_cast<int>(run.hi[r] - begin) : tile.hi;
-    run.correction[r] = softmax_row<S>(run.scores + r * kAttentionTile, first, last, lo, hi, run.job->args.soft_cap,
-                                       run.part + r * run.state + run.padded);
+    run.correction[r] = softmax_row<S, kUsesDots<S, T>>(run.scores + r * kAttentionTile, first, last, lo, hi,
+                                                        run.job->args.soft_cap, run.part + r * run.state + run.padded);
   }
   prefetch_groups(next.values, next, head_dim);
   const int columns = static_cast<int>(run.padded / 16);
@@ -162,7 +191,12 @@ void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next
     const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
     const ValueBlock block{run.scores + r * kAttentionTile, run.correction + r, run.part + r * run.state, run.state};
     for (int c = 0; c < columns; c += S::kVecs) {
-      value_block<S, T>(rows, columns - c < S::kVecs ? columns - c : S::kVecs, block, tile, c * 16);
+      const int vecs = columns - c < S::kVecs ? columns - c : S::kVecs;
+      if constexpr (kUsesDots<S, T>) {
+        value_dots<S, T>(rows, vecs, block, tile, c * 16);
+      } else {
+        value_block<S, T>(rows, vecs, block, tile, c * 16);
+      }
     }
   }
 }
@@ -182,6 +216,9 @@ void attend_partition(AttentionRun& run, int part) {
         next{&kv, blocks, run.task->kv_head, begin + kAttentionTile};
     if (in_place) {
       attend_tile<S, T>(run, block_tile<T>(source, lo, hi), block_tile<T>(next, lo, hi), begin);
+    } else if constexpr (kUsesDots<S, T>) {
+      BfPair *keys = reinterpret_cast<BfPair*>(run.keys), *values = reinterpret_cast<BfPair*>(run.values);
+      attend_tile<S, BfPair>(run, paired_tile<S>(source, lo, hi, keys, values), KvTile<BfPair>{}, begin);
     } else {
       attend_tile<S, float>(run, copied_tile<S, T>(source, lo, hi, run.keys, run.values), KvTile<float>{}, begin);
     }
@@ -243,7 +280,11 @@ template <class S>
 void attention_task(const AttentionJob& job, const AttentionTask& task, float* scratch) {
   AttentionRun run;
   begin_run<S>(run, job, task, scratch);
-  load_queries<S>(run);
+  if (job.kv.bf16) {
+    load_queries<S, uint16_t>(run);
+  } else {
+    load_queries<S, float>(run);
+  }
   if (task.partial) run.part = task.partial;
   for (int part = task.part_begin; part < task.part_end; ++part) {
     if (job.kv.bf16) {

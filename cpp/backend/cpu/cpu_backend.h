@@ -65,7 +65,7 @@ class CpuBackend final : public Backend {
 
   const Isa isa_;
   const Kernels& kernels_;
-  const LinearKernels& linear_kernels_;
+  const LinearKernels linear_kernels_;
   const SamplingKernels& sampling_kernels_;
   DeviceInfo device_;
   ThreadPool pool_;

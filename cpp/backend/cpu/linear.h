@@ -5,6 +5,7 @@
 
 #include <span>
 
+#include "backend/cpu/input_precision.h"
 #include "backend/cpu/linear_kernels.h"
 #include "backend/cpu/pack.h"
 #include "backend/weight.h"
@@ -14,15 +15,17 @@
 namespace pagoda::cpu {
 
 /// The kernels of an instruction set that isa_supported() admits. Builds for other CPUs than x86-64 have only `portable`.
-const LinearKernels& linear_kernels(Isa isa);
+LinearKernels linear_kernels(Isa isa, InputPrecision precision);
 
-/// Scratch bytes of one `linear` of `num_tokens` rows, at most: the quantised or rounded input. Pure, the same for every ISA.
+/// Scratch bytes of one `linear` of `num_tokens` rows, at most: the quantised or rounded input. Pure, the same for every ISA
+/// and precision.
 size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, std::span<const WeightFormat> formats);
 
 /// A product's input rows in the forms that the parts of a weight are multiplied with.
 struct LinearInput {
   Tensor x;                         ///< [T, K] f32, read by the parts that need neither other form
   QuantBlock* quantised = nullptr;  ///< [tiles][K/32][rows of the tile], or null
+  QuantBytes* low = nullptr;        ///< the low bytes, likewise
   uint16_t* rounded = nullptr;      ///< bf16 rows, padded to an even length, or null
 };
 
@@ -55,11 +58,11 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 /// out[T, N] = x[T, K] * weight[N, K]^T + bias[N] (or null). f32, rows may be strided; `workspace` is 64-byte aligned.
 ///
 /// Arithmetic: f32, f16 and f8_e4m3 weights times f32 input, the last as unpack_row gives them. bf16 weights times f32 input,
-/// or times input rounded to bf16 where kernels.rounds_to_bf16. All other weights times input quantised to 15 bits per row and
-/// block of 32 (QuantBlock); the integer products of a block, or of its halves where those have scales of their own, are exact.
-/// Each element is one f32 accumulator over K in order: its bits depend on neither T nor the number of threads, and for all but
-/// bf16 weights avx2 and avx512 agree. A NaN or infinity makes the row or column that it stands in NaN or infinite, no other.
-/// Scales of mxfp4 below 2^-126 count as zero.
+/// or times input rounded to bf16 where kernels.rounds_to_bf16. All other weights times input quantised per row and block of 32
+/// (QuantBlock, InputPrecision); the integer products of a block, or of its halves where those have scales of their own, are
+/// exact. Each element is one f32 accumulator over K in order: its bits depend on neither T nor the number of threads, and for
+/// all but bf16 weights avx2 and avx512 agree. A NaN or infinity makes the row or column that it stands in NaN or infinite, no
+/// other. Scales of mxfp4 below 2^-126 count as zero.
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
 

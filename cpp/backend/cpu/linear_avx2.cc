@@ -9,6 +9,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kTileRows = 4;
+  static constexpr bool kHasPairs = false;
   static constexpr bool kRoundsToBf16 = false;
   struct Floats {
     __m256 a, b;
@@ -59,6 +60,7 @@ struct Avx2 {
     _mm256_maskstore_ps(to + 8, mask(width, 8), value.b);
   }
 
+  static __m256i broadcast_quad(int32_t quad) { return _mm256_set1_epi32(quad); }
   static Ints load_raw(const std::byte* from) { return load(from); }
   /// The bits of `kMask` in each byte after a shift to the right, or to the left if negative.
   template <int kShift, int kMask>
@@ -92,33 +94,21 @@ struct Avx2 {
   template <int kBits>
   struct Sums {
     static constexpr int kFold = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
-    Ints high, low, total;
-    void start(int32_t /*offset, added at the end*/) { high = low = total = {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-    static Ints add(Ints sum, Ints w, int32_t x) {
-      const __m256i quad = _mm256_set1_epi32(x);
-      return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, quad)),
-              _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, quad))};
+    Ints sum, total;
+    void start(int32_t /*offset, added at the end*/) { sum = total = {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    void add(Ints w, __m256i quad) {
+      sum = {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, quad)),
+             _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, quad))};
     }
-    static Ints add(Ints /*sum, zero with kFold 1*/, const Signed& w, int32_t x) {
-      const __m256i quad = _mm256_set1_epi32(x);
-      return {_mm256_maddubs_epi16(w.magnitude.a, _mm256_sign_epi8(quad, w.value.a)),
-              _mm256_maddubs_epi16(w.magnitude.b, _mm256_sign_epi8(quad, w.value.b))};
-    }
-    template <class W>
-    void add_high(const W& w, int32_t x) {
-      high = add(high, w, x);
-    }
-    template <class W>
-    void add_low(const W& w, int32_t x) {
-      low = add(low, w, x);
+    void add(const Signed& w, __m256i quad) {  // the sum is zero with kFold 1
+      sum = {_mm256_maddubs_epi16(w.magnitude.a, _mm256_sign_epi8(quad, w.value.a)),
+             _mm256_maddubs_epi16(w.magnitude.b, _mm256_sign_epi8(quad, w.value.b))};
     }
     void fold() {
-      total = {fold(total.a, high.a, low.a), fold(total.b, high.b, low.b)};
-      high = low = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    }
-    static __m256i fold(__m256i sum, __m256i high, __m256i low) {
-      const __m256i ones = _mm256_set1_epi16(1), weight = _mm256_set1_epi16(1 << kHighShift);
-      return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(high, weight), _mm256_madd_epi16(low, ones)));
+      const __m256i ones = _mm256_set1_epi16(1);
+      total = {_mm256_add_epi32(total.a, _mm256_madd_epi16(sum.a, ones)),
+               _mm256_add_epi32(total.b, _mm256_madd_epi16(sum.b, ones))};
+      sum = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     }
     Floats finish(int32_t offset) const {
       const __m256i bias = kBits < 8 ? _mm256_set1_epi32(offset) : _mm256_setzero_si256();
@@ -167,7 +157,9 @@ struct Avx2 {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
   }
 
-  static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Avx2>(x, out); }
+  static void quantise_block(const float* x, float share, QuantBlock& out, QuantBytes& low) {
+    quantise_plainly<Avx2>(x, share, out, low);
+  }
 };
 
 }  // namespace

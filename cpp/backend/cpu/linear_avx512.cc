@@ -10,7 +10,10 @@ namespace pagoda::cpu {
 namespace {
 
 struct Avx512 {
-  static constexpr int kTileRows = 8;
+  /// Two panels by six rows: 24 registers for the running sums of a block and the accumulators. One panel at a time would be
+  /// bound by loading the input, a vector for each product.
+  static constexpr int kTileRows = 6;
+  static constexpr bool kHasPairs = true;
   static constexpr bool kRoundsToBf16 = true;
   using Floats = __m512;
 
@@ -28,13 +31,16 @@ struct Avx512 {
   static Floats load_part(const float* from, int width) { return _mm512_maskz_loadu_ps(mask(width), from); }
   static void store(float* to, Floats value, int width) { _mm512_mask_storeu_ps(to, mask(width), value); }
 
-  static __m512bh load_bf16_pairs(const std::byte* from) { return reinterpret_cast<__m512bh>(_mm512_load_si512(from)); }
-  static Floats dot_bf16(Floats acc, __m512bh w, const uint16_t* x) {
+  using Pairs = __m512bh;
+  static Pairs load_bf16_pairs(const std::byte* from) { return reinterpret_cast<__m512bh>(_mm512_load_si512(from)); }
+  static Pairs broadcast_pair(const uint16_t* x) {
     int pair;
     __builtin_memcpy(&pair, x, sizeof pair);
-    return _mm512_dpbf16_ps(acc, w, reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)));
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
   }
+  static Floats dot_bf16(Floats acc, Pairs w, Pairs x) { return _mm512_dpbf16_ps(acc, w, x); }
 
+  static __m512i broadcast_quad(int32_t quad) { return _mm512_set1_epi32(quad); }
   static __m512i load_raw(const std::byte* from) { return _mm512_loadu_si512(from); }
   /// The bits of `kMask` in each byte after a shift to the right, or to the left if negative.
   template <int kShift, int kMask>
@@ -57,17 +63,11 @@ struct Avx512 {
   template <int kBits>
   struct Sums {
     static constexpr int kFold = 8;
-    __m512i high, low;
-    void start(int32_t offset) {
-      high = _mm512_setzero_si512();
-      low = _mm512_set1_epi32(offset);
-    }
-    void add_high(__m512i w, int32_t x) { high = _mm512_dpbusd_epi32(high, w, _mm512_set1_epi32(x)); }
-    void add_low(__m512i w, int32_t x) { low = _mm512_dpbusd_epi32(low, w, _mm512_set1_epi32(x)); }
+    __m512i sum;
+    void start(int32_t offset) { sum = _mm512_set1_epi32(offset); }
+    void add(__m512i w, __m512i x) { sum = _mm512_dpbusd_epi32(sum, w, x); }
     void fold() {}
-    Floats finish(int32_t /*offset, there from the start*/) const {
-      return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, kHighShift), low));
-    }
+    Floats finish(int32_t /*offset, there from the start*/) const { return _mm512_cvtepi32_ps(sum); }
   };
 
   static __m512i load_u8(const std::byte* from) {
@@ -101,32 +101,46 @@ struct Avx512 {
     return _mm512_cvtph_ps(_mm256_or_si256(halves, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000))));
   }
 
-  /// 16 integers as high and low bytes.
-  static void store_bytes(__m512i q, int32_t* high, int32_t* low) {
-    const __m512i q_high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), kHighShift);
-    const __m512i q_low = _mm512_sub_epi32(q, _mm512_slli_epi32(q_high, kHighShift));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm512_cvtepi32_epi8(q_high));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm512_cvtepi32_epi8(q_low));
+  static __m256i add_halves(__m512i v) { return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1)); }
+  /// Of lanes i and i + 8, then i and i + 4, i + 2, i + 1.
+  static float sum_lanes(__m512 v) {
+    const __m256 v8 = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 v4 = _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
+    const __m128 v2 = _mm_add_ps(v4, _mm_movehl_ps(v4, v4));
+    return _mm_cvtss_f32(_mm_add_ss(v2, _mm_movehdup_ps(v2)));
+  }
+  /// 2 * 16 integers as bytes, and their sums.
+  static void store_bytes(QuantBytes& out, __m512i a, __m512i b) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quads), _mm512_cvtepi32_epi8(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out.quads + 4), _mm512_cvtepi32_epi8(b));
+    const __m256i pairs = _mm256_hadd_epi32(add_halves(a), add_halves(b));
+    const __m256i lanes = _mm256_hadd_epi32(pairs, pairs);
+    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+    store_sums<Avx512>(out, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
   }
 
-  static __m256i add_halves(__m512i v) { return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1)); }
-
-  static void quantise_block(const float* x, QuantBlock& out) {
+  static void quantise_block(const float* x, float share, QuantBlock& out, QuantBytes& low) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     const uint32_t largest = _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
                                                                       _mm512_and_si512(_mm512_castps_si512(b), magnitude)));
-    float inverse;
-    const float scale = block_scale<Avx512>(largest, inverse);
-    const __m512i q_a = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inverse)));
-    const __m512i q_b = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inverse)));
-    store_bytes(q_a, out.high, out.low);
-    store_bytes(q_b, out.high + 4, out.low + 4);
-    const __m256i pairs = _mm256_hadd_epi32(add_halves(q_a), add_halves(q_b));
-    const __m256i lanes = _mm256_hadd_epi32(pairs, pairs);
-    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
-    store_sums<Avx512>(out, scale, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
+    const float energy = sum_lanes(_mm512_add_ps(_mm512_mul_ps(a, a), _mm512_mul_ps(b, b)));
+    const BlockScale found = block_scale<Avx512>(largest);
+    if (wants_low<Avx512>(largest, energy, share)) {
+      const __m512 inverse = _mm512_set1_ps(found.inverse * 128.0f);
+      const __m512i q_a = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), q_b = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+      const __m512i high_a = high_bytes(q_a), high_b = high_bytes(q_b);
+      store_bytes(out, high_a, high_b);
+      store_bytes(low, _mm512_sub_epi32(q_a, _mm512_slli_epi32(high_a, kLowBits)),
+                  _mm512_sub_epi32(q_b, _mm512_slli_epi32(high_b, kLowBits)));
+      return finish_block<Avx512>(out, low, found.scale, true);
+    }
+    const __m512 inverse = _mm512_set1_ps(found.inverse);
+    store_bytes(out, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
+    low = {};
+    finish_block<Avx512>(out, low, found.scale, false);
   }
+  static __m512i high_bytes(__m512i q) { return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), kLowBits); }
 
   /// Subnormals become zero here, as vdpbf16ps would take them anyway.
   static void round_row(const float* x, int64_t cols, uint16_t* out) {

@@ -3,6 +3,8 @@
 // are exact integers, which the scales bring to f32 once per block, or once per half of it.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cpu/linear_tile.h"
 #include "backend/cpu/pack_layout.h"
 #include "io/code_values.h"
@@ -57,24 +59,36 @@ struct BlockKernel {
     return nibbles ? step / 2 + step % 2 * 4 : step;
   }
 
-  /// Adds the products of steps [kStep, kEnd) to the rows' sums.
-  template <int kStep, int kEnd, int kRows>
-  [[gnu::always_inline]] static void add_products(const std::byte* codes, const QuantBlock* x, Sums (&sums)[kRows]) {
+  using Weights = decltype(load_codes<0>(nullptr));
+
+  /// Adds the products of steps [kStep, kEnd) of the codes with the bytes of `x` to the rows' sums; a panel's block is `stride`
+  /// bytes before the next one's.
+  template <int kStep, int kEnd, class Bytes, int kPanels, int kRows>
+  [[gnu::always_inline]] static void add_products(const std::byte* codes, size_t stride, const Bytes* x,
+                                                  Sums (&sums)[kPanels][kRows]) {
     if constexpr (kStep < kEnd) {
       constexpr int kQuad = quad_at(kStep);
-      const auto weights = load_codes<kQuad>(codes);
-      for (int r = 0; r < kRows; ++r) sums[r].add_high(weights, x[r].high[kQuad]);
-      for (int r = 0; r < kRows; ++r) sums[r].add_low(weights, x[r].low[kQuad]);
-      if constexpr ((kStep + 1) % Sums::kFold == 0 || kStep + 1 == kEnd) {
-        for (int r = 0; r < kRows; ++r) sums[r].fold();
+      Weights weights[kPanels];
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) weights[p] = load_codes<kQuad>(codes + static_cast<size_t>(p) * stride);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const auto quad = Simd::broadcast_quad(x[r].quads[kQuad]);
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) sums[p][r].add(weights[p], quad);
       }
-      add_products<kStep + 1, kEnd, kRows>(codes, x, sums);
+      if constexpr ((kStep + 1) % Sums::kFold == 0 || kStep + 1 == kEnd) {
+        for (auto& panel : sums) {
+          for (Sums& sum : panel) sum.fold();
+        }
+      }
+      add_products<kStep + 1, kEnd>(codes, stride, x, sums);
     }
   }
 
   /// What the bias of the codes adds to the products of a group, to be undone. The sums of a NaN block can be any numbers.
   template <int kGroup>
-  [[gnu::always_inline]] static int32_t offset(const QuantBlock& x) {
+  [[gnu::always_inline]] static int32_t offset(const QuantBytes& x) {
     if constexpr (kLayout.bias == 0) return 0;
     if constexpr (kLayout.groups == 2) return static_cast<int32_t>(int64_t{x.half_sum[kGroup]} * -kLayout.bias);
     if constexpr (kLayout.bias == 8) return x.minus_8_sum;
@@ -106,60 +120,109 @@ struct BlockKernel {
     if constexpr (kLayout.scales == ScaleKind::groups_min) return Simd::mul(outer.minus_m, Simd::load_i8(at + 16));
     return Simd::mul(outer.minus_m, Simd::load_high_nibbles(at + 16 * kGroup));
   }
+  /// What a minimum is multiplied with. Where a block has one, its low bytes are in the sum of the high ones' turn.
   template <int kGroup>
-  [[gnu::always_inline]] static float scaled_sum(const QuantBlock& x) {
-    if constexpr (kLayout.groups == 1) return x.scaled_sum;
-    return x.scale * static_cast<float>(x.half_sum[kGroup]);
+  [[gnu::always_inline]] static float scaled_sum(const QuantBlock& block, const QuantBlock& /*high*/) {
+    if constexpr (kLayout.groups == 1) return block.scaled_sum;
+    return block.scale * static_cast<float>(block.half_sum[kGroup]);
+  }
+  template <int kGroup>
+  [[gnu::always_inline]] static float scaled_sum(const QuantBlock& block, const QuantBytes& low) {
+    return block.scale * (static_cast<float>(low.half_sum[kGroup]) * 0x1p-7f);
   }
 
-  /// Adds one group of one block to the rows' accumulators.
-  template <int kGroup, int kRows>
-  [[gnu::always_inline]] static void add_group(const std::byte* block, const Outer& outer, const QuantBlock* x,
-                                               Floats (&acc)[kRows]) {
-    constexpr int kSteps = 8 / kLayout.groups;
-    Sums sums[kRows];
-    for (int r = 0; r < kRows; ++r) sums[r].start(offset<kGroup>(x[r]));
-    add_products<kGroup * kSteps, (kGroup + 1) * kSteps, kRows>(block, x, sums);
-
-    const std::byte* scales = block + kLayout.code_bytes();
-    const Floats scale = load_scale<kGroup>(scales, outer);
+  /// Brings the sums of one group to f32 and adds them to the accumulators. `bytes` are the blocks `x` themselves or their low
+  /// bytes; `scales` are the first panel's.
+  template <int kGroup, class Bytes, int kPanels, int kRows>
+  [[gnu::always_inline]] static void add_sums(const Sums (&sums)[kPanels][kRows], const std::byte* scales, size_t stride,
+                                              const Outer (&outer)[kPanels], const QuantBlock* x, const Bytes* bytes,
+                                              Floats (&acc)[kPanels][kRows]) {
+    constexpr bool kIsLow = std::is_same_v<Bytes, QuantBytes>;
+    Floats scale[kPanels];
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      scale[p] = load_scale<kGroup>(scales + static_cast<size_t>(p) * stride, outer[p]);
+      if constexpr (kIsLow) scale[p] = Simd::mul(scale[p], Simd::broadcast(0x1p-7f));
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      Floats products = sums[r].finish(offset<kGroup>(x[r]));
-      if constexpr (kLayout.scales == ScaleKind::single_zero) {  // both terms are integers below 2^24: exact
-        const auto minus_sum = static_cast<float>(-(int64_t{x[r].half_sum[0]} + x[r].half_sum[1]));
-        products = Simd::fma(Simd::load_i8(scales + 64), Simd::broadcast(minus_sum), products);
+      const Floats x_scale = Simd::broadcast(x[r].scale);
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        Floats products = sums[p][r].finish(offset<kGroup>(bytes[r]));
+        if constexpr (kLayout.scales == ScaleKind::single_zero) {  // both terms are integers below 2^24: exact
+          const auto minus_sum = static_cast<float>(-(int64_t{bytes[r].half_sum[0]} + bytes[r].half_sum[1]));
+          const Floats zero = Simd::load_i8(scales + static_cast<size_t>(p) * stride + 64);
+          products = Simd::fma(zero, Simd::broadcast(minus_sum), products);
+        }
+        acc[p][r] = Simd::fma(products, Simd::mul(scale[p], x_scale), acc[p][r]);
       }
-      acc[r] = Simd::fma(products, Simd::mul(scale, Simd::broadcast(x[r].scale)), acc[r]);
     }
-    if constexpr (kHasMin) {
-      const Floats min = load_min<kGroup>(scales, outer);
-      for (int r = 0; r < kRows; ++r) acc[r] = Simd::fma(min, Simd::broadcast(scaled_sum<kGroup>(x[r])), acc[r]);
+    if constexpr (kHasMin && (!kIsLow || kLayout.groups == 2)) {
+      Floats min[kPanels];
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) min[p] = load_min<kGroup>(scales + static_cast<size_t>(p) * stride, outer[p]);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Floats sum = Simd::broadcast(scaled_sum<kGroup>(x[r], bytes[r]));
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) acc[p][r] = Simd::fma(min[p], sum, acc[p][r]);
+      }
     }
   }
 
-  template <int kRows>
+  /// Adds one group of one block to the accumulators.
+  template <int kGroup, class Bytes, int kPanels, int kRows>
+  [[gnu::always_inline]] static void add_group(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
+                                               const QuantBlock* x, const Bytes* bytes, Floats (&acc)[kPanels][kRows]) {
+    constexpr int kSteps = 8 / kLayout.groups;
+    Sums sums[kPanels][kRows];
+    for (auto& panel : sums) {
+      for (int r = 0; r < kRows; ++r) panel[r].start(offset<kGroup>(bytes[r]));
+    }
+    add_products<kGroup * kSteps, (kGroup + 1) * kSteps>(block, stride, bytes, sums);
+    add_sums<kGroup>(sums, block + kLayout.code_bytes(), stride, outer, x, bytes, acc);
+  }
+
+  template <class Bytes, int kPanels, int kRows>
+  [[gnu::always_inline]] static void add_block(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
+                                               const QuantBlock* x, const Bytes* bytes, Floats (&acc)[kPanels][kRows]) {
+    add_group<0>(block, stride, outer, x, bytes, acc);
+    if constexpr (kLayout.groups == 2) add_group<1>(block, stride, outer, x, bytes, acc);
+  }
+
+  /// Low bytes are visited where one of the rows has some. For the other rows that adds zeros, which leaves no trace: at the
+  /// end store_tile gives all zeros the same sign.
+  template <int kPanels, int kRows>
   static void tile(const TileArgs& args) {
     constexpr int kBlockBytes = kLayout.block_bytes(), kOuterBytes = kLayout.outer_bytes();
     const QuantBlock* x = static_cast<const QuantBlock*>(args.x);
+    const QuantBytes* low = args.low;
     const std::byte* panel = args.panel;
     const std::byte* ahead = args.ahead;
-    const int64_t step = kBlockBytes / args.ahead_share, outer_step = kOuterBytes / args.ahead_share;
-    Floats acc[kRows];
-    for (int r = 0; r < kRows; ++r) acc[r] = Simd::zero();
+    const int64_t step = kPanels * kBlockBytes / args.ahead_share, outer_step = kPanels * kOuterBytes / args.ahead_share;
+    Floats acc[kPanels][kRows];
+    clear<Simd>(acc);
     for (int64_t left = args.cols / (kBlockCols * kLayout.blocks); left > 0; --left) {
-      Outer outer{};
+      Outer outer[kPanels] = {};
       if constexpr (kOuterBytes > 0) {
-        prefetch<Simd, kOuterBytes>(ahead, outer_step);
-        outer = load_outer(panel);
+        prefetch<Simd, kPanels * kOuterBytes>(ahead, outer_step);
+        for (int p = 0; p < kPanels; ++p) outer[p] = load_outer(panel + static_cast<size_t>(p) * args.panel_bytes);
         panel += kOuterBytes;
       }
-      for (int b = 0; b < kLayout.blocks; ++b, panel += kBlockBytes, x += kRows) {
-        prefetch<Simd, kBlockBytes>(ahead, step);
-        add_group<0, kRows>(panel, outer, x, acc);
-        if constexpr (kLayout.groups == 2) add_group<1, kRows>(panel, outer, x, acc);
+      for (int b = 0; b < kLayout.blocks; ++b, panel += kBlockBytes, x += kRows, low += kRows) {
+        prefetch<Simd, kPanels * kBlockBytes>(ahead, step);
+        add_block(panel, args.panel_bytes, outer, x, x, acc);
+        int32_t any_low = 0;
+        for (int r = 0; r < kRows; ++r) any_low |= x[r].has_low;
+        if (any_low) {
+          const std::byte* again = panel;
+          asm("" : "+r"(again));  // or the compiler keeps the codes in registers for this, and the accumulators in memory
+          add_block(again, args.panel_bytes, outer, x, low, acc);
+        }
       }
     }
-    store_tile<Simd, kRows>(args, acc);
+    store_tile<Simd>(args, acc);
   }
 };
 

@@ -44,6 +44,7 @@ template <class V>
 
 struct Portable {
   static constexpr int kTileRows = 2;
+  static constexpr bool kHasPairs = false;
   static constexpr bool kRoundsToBf16 = false;
   struct BytePairs {
     S8 even, odd;  // bytes 0 and 2, bytes 1 and 3 of each quad, widened
@@ -123,6 +124,7 @@ struct Portable {
       return each([](U4 v) { return spread(bits<S8>(v ^ 0x80808080u)); }, codes);
     }
   }
+  static BytePairs broadcast_quad(int32_t quad) { return spread(bits<S8>(I4{} + quad)); }
   /// Four int8 of each lane, widened.
   static BytePairs spread(S8 bytes) { return {bytes << 8 >> 8, bytes >> 8}; }
 
@@ -131,22 +133,19 @@ struct Portable {
   template <int kBits>
   struct Sums {
     static constexpr int kFold = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
-    Four<S8> high, low;
+    Four<S8> sum;
     Four<I4> total;
     void start(int32_t offset) {
-      high = low = Four<S8>{};
+      sum = Four<S8>{};
       const I4 v = I4{} + (kBits < 8 ? offset : 0);
       total = {v, v, v, v};
     }
-    static Four<S8> add(const Four<S8>& sum, const Four<BytePairs>& weights, int32_t quad) {
-      const BytePairs x = spread(bits<S8>(I4{} + quad));
-      return each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
+    void add(const Four<BytePairs>& weights, const BytePairs& x) {
+      sum = each([&](S8 s, const BytePairs& w) { return s + w.even * x.even + w.odd * x.odd; }, sum, weights);
     }
-    void add_high(const Four<BytePairs>& weights, int32_t quad) { high = add(high, weights, quad); }
-    void add_low(const Four<BytePairs>& weights, int32_t quad) { low = add(low, weights, quad); }
     void fold() {
-      total = each([](I4 t, S8 h, S8 l) { return t + (sum_pairs(h) << kHighShift) + sum_pairs(l); }, total, high, low);
-      high = low = Four<S8>{};
+      total = each([](I4 t, S8 s) { return t + sum_pairs(s); }, total, sum);
+      sum = Four<S8>{};
     }
     Floats finish(int32_t /*offset, there from the start*/) const {
       return each([](I4 t) { return __builtin_convertvector(t, F4); }, total);
@@ -198,7 +197,9 @@ struct Portable {
     return bits<F4>((codes & 0x80u) << 24 | (is_tiny & tiny) | (~is_tiny & normal) | (is_nan & 0x7fc00000u));
   }
 
-  static void quantise_block(const float* x, QuantBlock& out) { quantise_plainly<Portable>(x, out); }
+  static void quantise_block(const float* x, float share, QuantBlock& out, QuantBytes& low) {
+    quantise_plainly<Portable>(x, share, out, low);
+  }
 };
 
 }  // namespace

@@ -1,6 +1,9 @@
 // What the kernel templates know about registers: 16 float lanes, S::Vec, whatever the instruction set S is, and the functions
 // built on them. Kernels are written once over S; with S = Avx2 and S = Avx512 they give the same bits.
 //
+// S::kDots says whether S also has Pairs, two bf16 numbers in each lane, and dot (c + a.second * b.second + a.first * b.first);
+// load_pairs, store_pairs, set_pair; interleave and interleave_some, which pair two rows of numbers, a null row being zeros.
+//
 // S provides: zero, set, iota; load, load_n (first n lanes, the others 0), store, store_n, each for float and for bf16 bits
 // (uint16_t); add, sub, mul, div, fma (a * b + c); min, max (the second operand when one is NaN); less -> Mask, select(mask,
 // if_set, if_clear); shift_to_exponent (bits << 23); first_lane; sum and max_lane, which halve: lanes i and i + 8, then i and i

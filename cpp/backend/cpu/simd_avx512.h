@@ -55,6 +55,27 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
   }
 
+  /// Sixteen pairs of bf16 numbers.
+  using Pairs = __m512bh;
+  static constexpr bool kDots = true;
+  [[gnu::always_inline]] static inline Pairs load_pairs(const void* p) { return pairs(_mm512_loadu_si512(p)); }
+  [[gnu::always_inline]] static inline Pairs interleave(const uint16_t* a, const uint16_t* b) {
+    return interleave(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)),
+                      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
+  }
+  [[gnu::always_inline]] static inline Pairs interleave_some(const uint16_t* a, const uint16_t* b, int n) {
+    return interleave(_mm256_maskz_loadu_epi16(a ? first(n) : 0, a), _mm256_maskz_loadu_epi16(b ? first(n) : 0, b));
+  }
+  [[gnu::always_inline]] static inline void store_pairs(void* p, Pairs a, int n) {
+    _mm512_mask_storeu_epi32(p, first(n), reinterpret_cast<__m512i>(a));
+  }
+  [[gnu::always_inline]] static inline Pairs set_pair(const uint16_t* two) {
+    int bits;
+    __builtin_memcpy(&bits, two, sizeof bits);
+    return pairs(_mm512_set1_epi32(bits));
+  }
+  [[gnu::always_inline]] static inline Vec dot(Pairs a, Pairs b, Vec c) { return _mm512_dpbf16_ps(c, a, b); }
+
   [[gnu::always_inline]] static inline float first_lane(Vec a) { return _mm512_cvtss_f32(a); }
   [[gnu::always_inline]] static inline float sum(Vec a) {
     const __m256 v8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -70,6 +91,10 @@ struct Avx512 {
   }
 
  private:
+  [[gnu::always_inline]] static inline Pairs pairs(__m512i bits) { return reinterpret_cast<Pairs>(bits); }
+  [[gnu::always_inline]] static inline Pairs interleave(__m256i a, __m256i b) {
+    return pairs(_mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16)));
+  }
   [[gnu::always_inline]] static inline Mask first(int n) { return static_cast<Mask>((1u << n) - 1u); }
   [[gnu::always_inline]] static inline Vec widen(__m256i bits) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));

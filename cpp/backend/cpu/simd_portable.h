@@ -19,6 +19,7 @@ struct Portable {
     bool v[16];
   };
   /// Register blocking of the attention kernels: rows x vectors of accumulators.
+  static constexpr bool kDots = false;
   static constexpr int kRows = 2;
   static constexpr int kVecs = 1;
 

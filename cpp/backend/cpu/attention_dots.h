@@ -1,0 +1,152 @@
+// The two products of attention over a bf16 cache where the processor multiplies pairs of bf16 numbers (S::kDots): queries and
+// weights are rounded to bf16, products are exact and summed in f32, two at a time. Pairs are neighbouring dimensions of a key
+// and neighbouring tokens, the first at an even position, of a value.
+//
+// A tile's elements T are the cache's own uint16_t, which are paired in registers, or BfPair: a copy in pairs, for many rows.
+#pragma once
+
+#include "backend/cpu/attention_blocks.h"
+
+namespace pagoda::cpu {
+
+/// Two bf16 numbers that are multiplied with two others and summed.
+struct BfPair {
+  uint16_t first, second;
+};
+
+/// Pair `i` of the dimensions of a group's 16 keys.
+template <class S>
+[[gnu::always_inline]] inline typename S::Pairs key_pairs(const uint16_t* keys, int i) {
+  return S::interleave(keys + i * 32, keys + i * 32 + 16);
+}
+template <class S>
+[[gnu::always_inline]] inline typename S::Pairs key_pairs(const BfPair* keys, int i) {
+  return S::load_pairs(keys + i * 16);
+}
+
+/// Sixteen columns of the values of tokens t and t + 1 of a tile, t even; a token outside of the tile counts as zero.
+template <class S>
+[[gnu::always_inline]] inline typename S::Pairs value_pairs(const KvTile<uint16_t>& tile, int t, int64_t column) {
+  const uint16_t* at = tile.values[t / 16] + t % 16 * tile.value_stride + column;
+  if (t >= tile.lo && t + 1 < tile.hi) return S::interleave(at, at + tile.value_stride);
+  return S::interleave_some(t >= tile.lo ? at : nullptr, t + 1 < tile.hi ? at + tile.value_stride : nullptr, 16);
+}
+template <class S>
+[[gnu::always_inline]] inline typename S::Pairs value_pairs(const KvTile<BfPair>& tile, int t, int64_t column) {
+  return S::load_pairs(tile.values[t / 16] + t % 16 / 2 * tile.value_stride + column);
+}
+
+/// As score_block, from bf16 queries: head_dim is even or the last key pair's second element zero.
+template <class S, class T, int R = S::kRows, int N = S::kVecs>
+void score_dots(int rows, int vecs, const uint16_t* q, int64_t q_stride, const T* const* keys, int head_dim, float* scores) {
+  if constexpr (R > 1) {
+    if (rows < R) return score_dots<S, T, R - 1, N>(rows, vecs, q, q_stride, keys, head_dim, scores);
+  }
+  if constexpr (N > 1) {
+    if (vecs < N) return score_dots<S, T, R, N - 1>(rows, vecs, q, q_stride, keys, head_dim, scores);
+  }
+  typename S::Vec acc[R][N];
+  const T* key[N];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) {
+    key[n] = keys[n];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r][n] = S::zero();
+  }
+  for (int i = 0; i < (head_dim + 1) / 2; ++i) {
+    typename S::Pairs k[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) k[n] = key_pairs<S>(key[n], i);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const typename S::Pairs a = S::set_pair(q + r * q_stride + 2 * i);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) acc[r][n] = S::dot(a, k[n], acc[r][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) S::store(scores + r * kAttentionTile + n * 16, acc[r][n]);
+  }
+}
+
+/// As value_block; the weights of a row are bf16 numbers from the row's place on.
+template <class S, class T, int R = S::kRows, int N = S::kVecs>
+void value_dots(int rows, int vecs, const ValueBlock& block, const KvTile<T>& tile, int64_t column) {
+  if constexpr (R > 1) {
+    if (rows < R) return value_dots<S, T, R - 1, N>(rows, vecs, block, tile, column);
+  }
+  if constexpr (N > 1) {
+    if (vecs < N) return value_dots<S, T, R, N - 1>(rows, vecs, block, tile, column);
+  }
+  typename S::Vec acc[R][N];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const typename S::Vec correction = S::set(block.correction[r]);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) acc[r][n] = S::mul(S::load(block.acc + r * block.acc_stride + column + n * 16), correction);
+  }
+  const uint16_t* weights = reinterpret_cast<const uint16_t*>(block.weights);
+  for (int t = tile.lo & ~1; t < tile.hi; t += 2) {
+    typename S::Pairs v[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) v[n] = value_pairs<S>(tile, t, column + n * 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const typename S::Pairs weight = S::set_pair(weights + r * 2 * kAttentionTile + t);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) acc[r][n] = S::dot(weight, v[n], acc[r][n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) S::store(block.acc + r * block.acc_stride + column + n * 16, acc[r][n]);
+  }
+}
+
+/// Copies the keys of tokens [lo, hi) to keys[group][ceil(head_dim / 2)][16]; lanes outside the range keep what they hold.
+template <class S>
+void copy_key_pairs(const TileSource& source, int lo, int hi, BfPair* keys) {
+  const int head_dim = source.kv->head_dim, group = source.kv->group;
+  const uint16_t* cache = reinterpret_cast<const uint16_t*>(source.kv->data);
+  for (int token = lo / group * group; token < hi; token += group) {
+    const uint16_t* from = cache + source.kv->key_offset(source.block(token), source.kv_head, source.offset(token));
+    BfPair* to = keys + token / 16 * 16 * ((head_dim + 1) / 2) + token % 16;
+    for (int d = 0; d < head_dim; d += 2) {
+      const uint16_t* second = d + 1 < head_dim ? from + (d + 1) * group : nullptr;
+      S::store_pairs(to + d / 2 * 16, S::interleave_some(from + d * group, second, group), group);
+    }
+  }
+}
+
+/// A copy in pairs of the tile's share of positions [lo, hi): keys [4][ceil(head_dim / 2)][16], values [32][head_dim rounded up
+/// to 16], the padding and tokens outside of the range zero where a weight of zero could meet them.
+template <class S>
+KvTile<BfPair> paired_tile(const TileSource& source, int64_t lo, int64_t hi, BfPair* keys, BfPair* values) {
+  const int head_dim = source.kv->head_dim;
+  const uint16_t* cache = reinterpret_cast<const uint16_t*>(source.kv->data);
+  KvTile<BfPair> tile;
+  tile.value_stride = (head_dim + 15) / 16 * 16;
+  tile.lo = source.clip(lo), tile.hi = source.clip(hi);
+  copy_key_pairs<S>(source, tile.lo, tile.hi, keys);
+  const auto value = [&](int token) {
+    return cache + source.kv->value_offset(source.block(token), source.kv_head, source.offset(token));
+  };
+  for (int t = tile.lo & ~1; t < tile.hi; t += 2) {
+    const uint16_t* first = t >= tile.lo ? value(t) : nullptr;
+    const uint16_t* second = t + 1 < tile.hi ? value(t + 1) : nullptr;
+    BfPair* to = values + t / 2 * tile.value_stride;
+    for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+      S::store_pairs(to + d, S::interleave_some(first ? first + d : first, second ? second + d : second, lanes), 16);
+    });
+  }
+  for (int g = 0; g < kTileGroups; ++g) {
+    tile.keys[g] = keys + g * 16 * ((head_dim + 1) / 2);
+    tile.values[g] = values + g * 8 * tile.value_stride;
+  }
+  return tile;
+}
+
+}  // namespace pagoda::cpu

@@ -1,0 +1,19 @@
+// How finely the inputs of products with quantised weights are rounded. Chosen once per backend, by an option.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace pagoda::cpu {
+
+/// What each value of an input row becomes, with one scale for each block of 32 values.
+enum class InputPrecision : uint8_t {
+  int8,   ///< 8 bits
+  mixed,  ///< 15 bits in blocks whose largest value is an outlier, where 8 bits would leave little for the others; else 8
+  int16,  ///< 15 bits, for about twice the work: within some 1e-4 of the product with the input itself
+};
+
+/// "int8", "int16", or "auto" for mixed. Throws InvalidArgument for another word.
+InputPrecision parse_input_precision(std::string_view word);
+
+}  // namespace pagoda::cpu
