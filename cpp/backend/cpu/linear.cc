@@ -101,22 +101,25 @@ int64_t panels_per_task(int64_t num_threads, int64_t num_rows, int64_t num_block
   return num_rows >= kMinPairRows ? even_share(num_panels, panels, 2) : panels;
 }
 
-/// Multiplies one or two panels that hold `columns` columns or more.
+/// Multiplies one or two panels that hold `columns` columns or more. `args` is written to, field by field: a copy would wait
+/// for the fields' stores, and those for all that the tile before has asked of the memory.
 void run_tile(TileKernel one, TileKernel two, TileArgs& args, int64_t num_panels, int64_t columns) {
   const auto width = [&](int64_t panel) { return static_cast<int>(std::min(columns - panel * kPanelRows, kPanelRows)); };
   if (num_panels == 2 && two) {
     args.width = width(1);
     return two(args);
   }
-  TileArgs single = args;
+  const std::byte* first = args.panel;
   for (int64_t panel = 0; panel < num_panels; ++panel) {
-    single.width = width(panel);
-    one(single);
-    single.panel += args.panel_bytes;
-    single.ahead += args.panel_bytes / static_cast<size_t>(args.ahead_share);
-    single.out += kPanelRows;
-    if (single.bias) single.bias += kPanelRows;
+    args.width = width(panel);
+    one(args);
+    args.panel += args.panel_bytes;
+    args.ahead += args.panel_bytes / static_cast<size_t>(args.ahead_share);
+    args.out += kPanelRows;
+    if (args.bias) args.bias += kPanelRows;
   }
+  args.panel = first;
+  if (args.bias) args.bias -= num_panels * kPanelRows;
 }
 
 }  // namespace
