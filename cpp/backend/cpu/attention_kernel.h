@@ -32,7 +32,7 @@ struct AttentionRun {
   const AttentionTask* task;
   int rows;
   int32_t lo[kAttentionRows], hi[kAttentionRows];  ///< row sees positions [lo, hi)
-  float* correction;                               ///< [rows]
+  float* correction;                               ///< [rows], with room for kAttentionRows
   float* q;                                        ///< [rows][padded], scaled; with dots as bf16, 2 * padded apart
   float* scores;                                   ///< [rows][kAttentionTile]; weights after the softmax, with dots as bf16
   float *part, *total;                             ///< [rows] states
@@ -131,33 +131,74 @@ template <class S, bool kDots>
   }
 }
 
-/// Turns one row's scores of the groups [begin, end) into weights exp(score - maximum), where the row sees tokens [lo, hi) of
-/// the tile, updates the row's sums and maximum, and returns the factor that the row's acc has to take.
-template <class S, bool kDots>
-[[gnu::always_inline]] inline float softmax_row(float* scores, int begin, int end, int lo, int hi, float soft_cap,
-                                                float* sums) {
+/// The tokens of a tile [lo, hi) that a row sees, none if lo >= hi.
+struct SeenTokens {
+  int lo, hi;
+};
+template <class S>
+[[gnu::always_inline]] inline SeenTokens seen_tokens(const AttentionRun& run, int row, int64_t begin, int lo, int hi) {
+  const int64_t row_lo = run.lo[row] - begin, row_hi = run.hi[row] - begin;
+  return {row_lo > lo ? static_cast<int>(row_lo) : lo, row_hi < hi ? static_cast<int>(row_hi) : hi};
+}
+
+/// Moves the rows' maxima in run.part to those of the tile, `best`, where they are larger, and sets run.correction to the
+/// factors that the rows' acc and sums have to take.
+template <class S>
+[[gnu::always_inline]] inline void move_maxima(AttentionRun& run, const float* best) {
   using V = typename S::Vec;
-  if (lo >= hi) {
-    for (int g = begin; g < end; ++g) store_weights<S, kDots>(scores, g, S::zero());
-    return 1.0f;
+  float* maxima = run.part + run.padded + 16;  // run.state apart
+  for (int r = 0; r < run.rows; r += 16) {
+    const int lanes = run.rows - r < 16 ? run.rows - r : 16;
+    float rows[16] = {};
+    for (int i = 0; i < lanes; ++i) rows[i] = maxima[(r + i) * run.state];
+    const V old_maxima = S::load(rows), tile_maxima = S::load(best + r);
+    const auto moved = S::less(old_maxima, tile_maxima);
+    S::store(run.correction + r, S::select(moved, exp<S>(S::sub(old_maxima, tile_maxima)), S::set(1.0f)));
+    S::store(rows, S::select(moved, tile_maxima, old_maxima));
+    for (int i = 0; i < lanes; ++i) maxima[(r + i) * run.state] = rows[i];
   }
-  const float best = mask_scores<S>(scores, begin, end, lo, hi, soft_cap);
-  const float old_maximum = sums[16];
-  const float maximum = old_maximum > best ? old_maximum : best;
-  V sum = S::load(sums);
-  float correction = 1.0f;
-  if (maximum != old_maximum) {
-    const V factor = exp<S>(S::set(old_maximum - maximum));
-    correction = S::first_lane(factor);
-    sum = S::mul(sum, factor);
-  }
+}
+
+/// Turns a row's scores of the groups [begin, end) into weights exp(score - maximum) and adds them to the row's sums.
+template <class S, bool kDots>
+[[gnu::always_inline]] inline void weigh_scores(float* scores, int begin, int end, float correction, float* sums) {
+  using V = typename S::Vec;
+  V sum = S::mul(S::load(sums), S::set(correction));
+  const V maximum = S::set(sums[16]);
   for (int g = begin; g < end; ++g) {
-    const V weight = exp<S>(S::sub(S::load(scores + g * 16), S::set(maximum)));
+    const V below = S::sub(S::load(scores + g * 16), maximum);
+    V weight;
+    if constexpr (kDots) {
+      weight = coarse_exp<S>(below);
+    } else {
+      weight = exp<S>(below);
+    }
     sum = S::add(sum, store_weights<S, kDots>(scores, g, weight));
   }
   S::store(sums, sum);
-  sums[16] = maximum;
-  return correction;
+}
+
+/// The online softmax of a tile's groups [first, last), of whose tokens [lo, hi) count. In three passes over the rows, none of
+/// which waits for the row before.
+template <class S, bool kDots>
+void softmax_tile(AttentionRun& run, int first, int last, int64_t begin, int lo, int hi) {
+  alignas(64) float best[kAttentionRows];
+  for (int r = 0; r < kAttentionRows; ++r) best[r] = -__builtin_inff();
+  for (int r = 0; r < run.rows; ++r) {
+    const SeenTokens seen = seen_tokens<S>(run, r, begin, lo, hi);
+    float* scores = run.scores + r * kAttentionTile;
+    if (seen.lo < seen.hi) best[r] = mask_scores<S>(scores, first, last, seen.lo, seen.hi, run.job->args.soft_cap);
+  }
+  move_maxima<S>(run, best);
+  for (int r = 0; r < run.rows; ++r) {
+    const SeenTokens seen = seen_tokens<S>(run, r, begin, lo, hi);
+    float* scores = run.scores + r * kAttentionTile;
+    if (seen.lo < seen.hi) {
+      weigh_scores<S, kDots>(scores, first, last, run.correction[r], run.part + r * run.state + run.padded);
+    } else {
+      for (int g = first; g < last; ++g) store_weights<S, kDots>(scores, g, S::zero());
+    }
+  }
 }
 
 /// Adds a tile that begins at position `begin` to the rows' states in run.part, and fetches `next` meanwhile.
@@ -179,12 +220,7 @@ void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next
       }
     }
   }
-  for (int r = 0; r < run.rows; ++r) {
-    const int lo = run.lo[r] - begin > tile.lo ? static_cast<int>(run.lo[r] - begin) : tile.lo;
-    const int hi = run.hi[r] - begin < tile.hi ? static_cast<int>(run.hi[r] - begin) : tile.hi;
-    run.correction[r] = softmax_row<S, kUsesDots<S, T>>(run.scores + r * kAttentionTile, first, last, lo, hi,
-                                                        run.job->args.soft_cap, run.part + r * run.state + run.padded);
-  }
+  softmax_tile<S, kUsesDots<S, T>>(run, first, last, begin, tile.lo, tile.hi);
   prefetch_groups(next.values, next, head_dim);
   const int columns = static_cast<int>(run.padded / 16);
   for (int r = 0; r < run.rows; r += S::kRows) {

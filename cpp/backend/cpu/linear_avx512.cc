@@ -137,8 +137,7 @@ struct Avx512 {
     }
     const __m512 inverse = _mm512_set1_ps(found.inverse);
     store_bytes(out, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
-    low = {};
-    finish_block<Avx512>(out, low, found.scale, false);
+    finish_block<Avx512>(out, {}, found.scale, false);
   }
   static __m512i high_bytes(__m512i q) { return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), kLowBits); }
 

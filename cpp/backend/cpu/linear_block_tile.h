@@ -3,8 +3,6 @@
 // are exact integers, which the scales bring to f32 once per block, or once per half of it.
 #pragma once
 
-#include <type_traits>
-
 #include "backend/cpu/linear_tile.h"
 #include "backend/cpu/pack_layout.h"
 #include "io/code_values.h"
@@ -61,10 +59,14 @@ struct BlockKernel {
 
   using Weights = decltype(load_codes<0>(nullptr));
 
-  /// Adds the products of steps [kStep, kEnd) of the codes with the bytes of `x` to the rows' sums; a panel's block is `stride`
+  /// The bytes of a tile's rows that one pass over a block multiplies.
+  template <int kRows>
+  using Rows = const QuantBytes* [kRows];
+
+  /// Adds the products of steps [kStep, kEnd) of the codes with the rows' bytes to their sums; a panel's block is `stride`
   /// bytes before the next one's.
-  template <int kStep, int kEnd, class Bytes, int kPanels, int kRows>
-  [[gnu::always_inline]] static void add_products(const std::byte* codes, size_t stride, const Bytes* x,
+  template <int kStep, int kEnd, int kPanels, int kRows>
+  [[gnu::always_inline]] static void add_products(const std::byte* codes, size_t stride, const Rows<kRows>& bytes,
                                                   Sums (&sums)[kPanels][kRows]) {
     if constexpr (kStep < kEnd) {
       constexpr int kQuad = quad_at(kStep);
@@ -73,7 +75,7 @@ struct BlockKernel {
       for (int p = 0; p < kPanels; ++p) weights[p] = load_codes<kQuad>(codes + static_cast<size_t>(p) * stride);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const auto quad = Simd::broadcast_quad(x[r].quads[kQuad]);
+        const auto quad = Simd::broadcast_quad(bytes[r]->quads[kQuad]);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) sums[p][r].add(weights[p], quad);
       }
@@ -82,7 +84,7 @@ struct BlockKernel {
           for (Sums& sum : panel) sum.fold();
         }
       }
-      add_products<kStep + 1, kEnd>(codes, stride, x, sums);
+      add_products<kStep + 1, kEnd>(codes, stride, bytes, sums);
     }
   }
 
@@ -120,51 +122,47 @@ struct BlockKernel {
     if constexpr (kLayout.scales == ScaleKind::groups_min) return Simd::mul(outer.minus_m, Simd::load_i8(at + 16));
     return Simd::mul(outer.minus_m, Simd::load_high_nibbles(at + 16 * kGroup));
   }
+
   /// What a minimum is multiplied with. Where a block has one, its low bytes are in the sum of the high ones' turn.
-  template <int kGroup>
-  [[gnu::always_inline]] static float scaled_sum(const QuantBlock& block, const QuantBlock& /*high*/) {
+  template <int kGroup, bool kLow>
+  [[gnu::always_inline]] static float scaled_sum(const QuantBlock& block, const QuantBytes& bytes) {
     if constexpr (kLayout.groups == 1) return block.scaled_sum;
-    return block.scale * static_cast<float>(block.half_sum[kGroup]);
-  }
-  template <int kGroup>
-  [[gnu::always_inline]] static float scaled_sum(const QuantBlock& block, const QuantBytes& low) {
-    return block.scale * (static_cast<float>(low.half_sum[kGroup]) * 0x1p-7f);
+    const auto sum = static_cast<float>(bytes.half_sum[kGroup]);
+    return block.scale * (kLow ? sum * 0x1p-7f : sum);
   }
 
-  /// Brings the sums of one group to f32 and adds them to the accumulators. `bytes` are the blocks `x` themselves or their low
-  /// bytes; `scales` are the first panel's.
-  template <int kGroup, class Bytes, int kPanels, int kRows>
+  /// Brings the sums of one group to f32 and adds them to the accumulators. `scales` are the first panel's.
+  template <int kGroup, bool kLow, int kPanels, int kRows>
   [[gnu::always_inline]] static void add_sums(const Sums (&sums)[kPanels][kRows], const std::byte* scales, size_t stride,
-                                              const Outer (&outer)[kPanels], const QuantBlock* x, const Bytes* bytes,
+                                              const Outer (&outer)[kPanels], const QuantBlock* x, const Rows<kRows>& bytes,
                                               Floats (&acc)[kPanels][kRows]) {
-    constexpr bool kIsLow = std::is_same_v<Bytes, QuantBytes>;
     Floats scale[kPanels];
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p) {
       scale[p] = load_scale<kGroup>(scales + static_cast<size_t>(p) * stride, outer[p]);
-      if constexpr (kIsLow) scale[p] = Simd::mul(scale[p], Simd::broadcast(0x1p-7f));
+      if constexpr (kLow) scale[p] = Simd::mul(scale[p], Simd::broadcast(0x1p-7f));
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Floats x_scale = Simd::broadcast(x[r].scale);
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
-        Floats products = sums[p][r].finish(offset<kGroup>(bytes[r]));
+        Floats products = sums[p][r].finish(offset<kGroup>(*bytes[r]));
         if constexpr (kLayout.scales == ScaleKind::single_zero) {  // both terms are integers below 2^24: exact
-          const auto minus_sum = static_cast<float>(-(int64_t{bytes[r].half_sum[0]} + bytes[r].half_sum[1]));
+          const auto minus_sum = static_cast<float>(-(int64_t{bytes[r]->half_sum[0]} + bytes[r]->half_sum[1]));
           const Floats zero = Simd::load_i8(scales + static_cast<size_t>(p) * stride + 64);
           products = Simd::fma(zero, Simd::broadcast(minus_sum), products);
         }
         acc[p][r] = Simd::fma(products, Simd::mul(scale[p], x_scale), acc[p][r]);
       }
     }
-    if constexpr (kHasMin && (!kIsLow || kLayout.groups == 2)) {
+    if constexpr (kHasMin && (!kLow || kLayout.groups == 2)) {
       Floats min[kPanels];
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) min[p] = load_min<kGroup>(scales + static_cast<size_t>(p) * stride, outer[p]);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const Floats sum = Simd::broadcast(scaled_sum<kGroup>(x[r], bytes[r]));
+        const Floats sum = Simd::broadcast(scaled_sum<kGroup, kLow>(x[r], *bytes[r]));
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) acc[p][r] = Simd::fma(min[p], sum, acc[p][r]);
       }
@@ -172,23 +170,33 @@ struct BlockKernel {
   }
 
   /// Adds one group of one block to the accumulators.
-  template <int kGroup, class Bytes, int kPanels, int kRows>
+  template <int kGroup, bool kLow, int kPanels, int kRows>
   [[gnu::always_inline]] static void add_group(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
-                                               const QuantBlock* x, const Bytes* bytes, Floats (&acc)[kPanels][kRows]) {
+                                               const QuantBlock* x, const Rows<kRows>& bytes, Floats (&acc)[kPanels][kRows]) {
     constexpr int kSteps = 8 / kLayout.groups;
     Sums sums[kPanels][kRows];
     for (auto& panel : sums) {
-      for (int r = 0; r < kRows; ++r) panel[r].start(offset<kGroup>(bytes[r]));
+      for (int r = 0; r < kRows; ++r) panel[r].start(offset<kGroup>(*bytes[r]));
     }
     add_products<kGroup * kSteps, (kGroup + 1) * kSteps>(block, stride, bytes, sums);
-    add_sums<kGroup>(sums, block + kLayout.code_bytes(), stride, outer, x, bytes, acc);
+    add_sums<kGroup, kLow>(sums, block + kLayout.code_bytes(), stride, outer, x, bytes, acc);
   }
 
-  template <class Bytes, int kPanels, int kRows>
+  template <bool kLow, int kPanels, int kRows>
   [[gnu::always_inline]] static void add_block(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
-                                               const QuantBlock* x, const Bytes* bytes, Floats (&acc)[kPanels][kRows]) {
-    add_group<0>(block, stride, outer, x, bytes, acc);
-    if constexpr (kLayout.groups == 2) add_group<1>(block, stride, outer, x, bytes, acc);
+                                               const QuantBlock* x, const QuantBytes* low, Floats (&acc)[kPanels][kRows]) {
+    static constexpr QuantBytes kZeros{};
+    Rows<kRows> bytes;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      if constexpr (kLow) {
+        bytes[r] = x[r].has_low ? low + r : &kZeros;
+      } else {
+        bytes[r] = x + r;
+      }
+    }
+    add_group<0, kLow>(block, stride, outer, x, bytes, acc);
+    if constexpr (kLayout.groups == 2) add_group<1, kLow>(block, stride, outer, x, bytes, acc);
   }
 
   /// Low bytes are visited where one of the rows has some. For the other rows that adds zeros, which leaves no trace: at the
@@ -212,13 +220,13 @@ struct BlockKernel {
       }
       for (int b = 0; b < kLayout.blocks; ++b, panel += kBlockBytes, x += kRows, low += kRows) {
         prefetch<Simd, kPanels * kBlockBytes>(ahead, step);
-        add_block(panel, args.panel_bytes, outer, x, x, acc);
+        add_block<false>(panel, args.panel_bytes, outer, x, low, acc);
         int32_t any_low = 0;
         for (int r = 0; r < kRows; ++r) any_low |= x[r].has_low;
         if (any_low) {
           const std::byte* again = panel;
           asm("" : "+r"(again));  // or the compiler keeps the codes in registers for this, and the accumulators in memory
-          add_block(again, args.panel_bytes, outer, x, low, acc);
+          add_block<true>(again, args.panel_bytes, outer, x, low, acc);
         }
       }
     }

@@ -23,8 +23,8 @@ struct QuantBytes {
 };
 
 /// 32 values of one input row: value = scale * (high + low / 128) with high bytes in [-127, 127] and low ones, QuantBytes that
-/// lie elsewhere, in [-64, 63]. Many blocks have no low bytes: they are zero. All fields are NaN or arbitrary integers when one
-/// of the values is NaN or infinite, so that the product is NaN too.
+/// lie elsewhere, in [-64, 63]. Most blocks have no low bytes, and their place is not written. All fields are NaN or arbitrary
+/// integers when one of the values is NaN or infinite, so that the product is NaN too.
 struct alignas(64) QuantBlock : QuantBytes {
   float scale;       ///< max|x| / 127
   float scaled_sum;  ///< scale * sum(high + low / 128), the factor of a minimum

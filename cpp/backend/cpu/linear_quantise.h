@@ -82,15 +82,20 @@ template <class Simd>
   const BlockScale found = block_scale<Simd>(largest);
   const bool has_low = wants_low<Simd>(largest, squares[0], share);
   const float inverse = has_low ? found.inverse * 128.0f : found.inverse;
-  uint32_t high[32], rest[32];
-  for (int i = 0; i < 32; ++i) rest[i] = __builtin_bit_cast(uint32_t, x[i] * inverse + kRoundMagic) - kMagicBits;
+  uint32_t q[32];
+  for (int i = 0; i < 32; ++i) q[i] = __builtin_bit_cast(uint32_t, x[i] * inverse + kRoundMagic) - kMagicBits;
+  if (!has_low) {
+    store_bytes<Simd>(out, q);
+    return finish_block<Simd>(out, {}, found.scale, false);
+  }
+  uint32_t high[32];
   for (int i = 0; i < 32; ++i) {
-    high[i] = has_low ? static_cast<uint32_t>(static_cast<int32_t>(rest[i] + 64) >> kLowBits) : rest[i];
-    rest[i] -= has_low ? high[i] << kLowBits : high[i];
+    high[i] = static_cast<uint32_t>(static_cast<int32_t>(q[i] + 64) >> kLowBits);
+    q[i] -= high[i] << kLowBits;
   }
   store_bytes<Simd>(out, high);
-  store_bytes<Simd>(low, rest);
-  finish_block<Simd>(out, low, found.scale, has_low);
+  store_bytes<Simd>(low, q);
+  finish_block<Simd>(out, low, found.scale, true);
 }
 
 template <class Simd>
