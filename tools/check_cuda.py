@@ -2,9 +2,9 @@
 
 Each family of kernels must hold the instructions it is written around (tensor cores, asynchronous copies, 16-byte
 loads), for every architecture it was built for, and no kernel may use local memory: an array that did not fit in
-registers costs more than the rest of its kernel. Needs cuobjdump and nvdisasm: the packages nvidia-cuda-cuobjdump and
-nvidia-cuda-nvdisasm, or the CUDA toolkit. Without them the status is 2, or 0 with --optional. Called by
-`make build-cuda`.
+registers costs more than the rest of its kernel. From sm_90 on each must wait for the kernels in front of it. Needs
+cuobjdump and nvdisasm: the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm, or the CUDA toolkit. Without them
+the status is 2, or 0 with --optional. Called by `make build-cuda`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ HOPPER = "sm_90a"
 LOAD_128, STORE_128 = "LDG.128", "STG.128"
 # What a name means as a pattern, where it is not its own: 16-byte loads and stores, whatever their hints.
 PATTERNS = {LOAD_128: r"LDG\.E\.(\w+\.)*128", STORE_128: r"STG\.E\.(\w+\.)*128"}
+# griddepcontrol.wait; griddepcontrol.launch_dependents is PREEXIT, fence.proxy.async is FENCE.VIEW.ASYNC.
+WAIT = "ACQBULK"
 LOCAL_MEMORY = re.compile(r"(LDL|STL)\b")
 
 _ARCHITECTURE = re.compile(r"^arch = (\w+)")
@@ -63,7 +65,12 @@ class Family:
 FAMILIES = (
     Family("decode attention", r"decode_attention_kernel", ("HMMA", "LDSM", "LDGSTS")),
     Family("prefill attention", r"prefill_attention_kernel", ("HMMA", "LDSM", "LDGSTS")),
-    Family("prefill attention, Hopper", r"hopper_prefill_kernel", ("HGMMA", "UTMALDG", "SYNCS"), architecture=HOPPER),
+    Family(
+        "prefill attention, Hopper",
+        r"hopper_prefill_kernel",
+        ("HGMMA", "UTMALDG", "SYNCS", "FENCE.VIEW.ASYNC", WAIT, "PREEXIT"),
+        architecture=HOPPER,
+    ),
     Family("linear", r"linear_kernel", ("HMMA", "LDGSTS")),
     Family("norm", r"norm_kernel", (LOAD_128, STORE_128), every=False),
     Family("rope and KV store", r"rope_\w*kernel", (LOAD_128, STORE_128), every=False),
@@ -127,6 +134,15 @@ def local_memory(kernels: Iterable[Kernel]) -> list[str]:
     ]
 
 
+def without_wait(kernels: Iterable[Kernel]) -> list[str]:
+    """A line for each kernel that can start early and never waits for the kernels in front of it."""
+    return [
+        f"{kernel.name} for {kernel.architecture} does not wait for the kernels in front of it"
+        for kernel in kernels
+        if int(re.sub(r"\D", "", kernel.architecture) or 0) >= 90 and not kernel.holds(WAIT)
+    ]
+
+
 def find_tools() -> str | None:
     """The search path with which both tools are found, or None."""
     folders = [
@@ -171,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.build}/cuda holds no objects of kernels; build it with -DPAGODA_CUDA=ON")
         return 1
     kernels = disassemble(objects, path)
-    problems = local_memory(kernels)
+    problems = local_memory(kernels) + without_wait(kernels)
     for family in FAMILIES:
         line, found = check_family(family, kernels)
         problems += found
@@ -180,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     for problem in problems:
         print(f"wrong: {problem}")
     if not problems:
-        print(f"{len(kernels)} kernels in {len(objects)} objects, none uses local memory")
+        print(f"{len(kernels)} kernels in {len(objects)} objects, none uses local memory, all wait")
     return 1 if problems else 0
 
 

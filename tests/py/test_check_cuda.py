@@ -6,7 +6,7 @@ from pathlib import Path
 
 import check_cuda
 import pytest
-from check_cuda import Family, Kernel, check_family, local_memory, main, parse
+from check_cuda import Family, Kernel, check_family, local_memory, main, parse, without_wait
 
 LISTING = """
 Fatbin elf code:
@@ -52,6 +52,12 @@ def test_a_listing_is_read_by_kernel_and_architecture() -> None:
 
 def test_local_memory_is_named_with_its_kernel() -> None:
     assert local_memory(parse(LISTING)) == ["_ZN6pagoda4cuda23decode_attention_kernelE for sm_90a uses local memory"]
+
+
+def test_kernels_that_start_early_must_wait() -> None:
+    kernels = [Kernel("old", "sm_80", frozenset()), Kernel("hasty", "sm_120", frozenset({"EXIT"}))]
+    kernels.append(Kernel("right", "sm_90a", frozenset({"ACQBULK", "EXIT"})))
+    assert without_wait(kernels) == ["hasty for sm_120 does not wait for the kernels in front of it"]
 
 
 def test_a_family_must_hold_its_instructions_for_every_architecture() -> None:
@@ -118,3 +124,4 @@ def test_objects_are_disassembled_and_problems_printed(
     out = capsys.readouterr().out
     assert "decode: 2 kernels for sm_80 sm_90a hold HMMA" in out
     assert "wrong: _ZN6pagoda4cuda23decode_attention_kernelE for sm_90a uses local memory" in out
+    assert "wrong: _ZN6pagoda4cuda23decode_attention_kernelE for sm_90a does not wait for the kernels" in out
