@@ -153,9 +153,10 @@ bool LtMatmul::supports(const GemmOperands& operands, const lt::Algorithm& algor
 bool LtMatmul::run(const Queue& queue, const GemmOperands& operands, const lt::Algorithm& algorithm, void* workspace) {
   const void* x = operands.x.data;
   QuantisedRows quantised;
+  workspace = reinterpret_cast<void*>(aligned(reinterpret_cast<intptr_t>(workspace)));
   if (is_f8(operands)) {
     auto* const rows = static_cast<std::byte*>(workspace) + kWorkspaceBytes;
-    quantised = {rows, reinterpret_cast<float*>(rows + quantised_bytes(operands.x.shape.numel()))};
+    quantised = {rows, reinterpret_cast<float*>(rows + aligned(operands.x.shape.numel()))};
     quantise_rows(queue, quantised.values, quantised.scales, operands.x);
     x = quantised.values;
   }

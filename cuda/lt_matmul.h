@@ -33,11 +33,12 @@ class LtMatmul {
  public:
   /// Algorithms are only asked for that need no more workspace.
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-  /// What a product needs besides: the library's part, then quantised rows of x and their scales. A multiple of 256, with room
-  /// for fewer tokens too.
+  /// What a product needs besides, at any address: the library's part, which begins at a multiple of 256, then quantised rows
+  /// of x and their scales. A multiple of 256, with room for fewer tokens too.
   static constexpr size_t workspace_bytes(MatrixFormat format, int64_t num_tokens, int64_t cols) {
-    if (format != MatrixFormat::f8) return kWorkspaceBytes;
-    return kWorkspaceBytes + quantised_bytes(num_tokens * cols) + quantised_bytes(num_tokens * 4);
+    constexpr size_t kLibraryBytes = kWorkspaceBytes + kWorkspaceAlignment;
+    if (format != MatrixFormat::f8) return kLibraryBytes;
+    return kLibraryBytes + aligned(num_tokens * cols) + aligned(num_tokens * 4);
   }
 
   /// Throws DeviceError. The table of functions outlives this.
@@ -59,7 +60,10 @@ class LtMatmul {
     float* scales = nullptr;
   };
 
-  static constexpr size_t quantised_bytes(int64_t bytes) { return (static_cast<size_t>(bytes) + 255) / 256 * 256; }
+  static constexpr size_t kWorkspaceAlignment = 256;  ///< what the library demands
+  static constexpr size_t aligned(int64_t bytes) {
+    return (static_cast<size_t>(bytes) + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+  }
 
   template <class T>
   using Owned = std::unique_ptr<T, lt::Status (*)(T*)>;

@@ -32,7 +32,7 @@ double measure_matmul(BenchDevice& device, Report& report, const Settings& setti
   operands.x = device.random_tensor(DType::bf16, n, n);
   operands.out = Tensor::dense(device.memory(static_cast<size_t>(n * n) * 2), DType::bf16, {n, n});
   operands.weight = {cuda::MatrixFormat::bf16, n, n, n, device.random_tensor(DType::bf16, n, n).data, nullptr};
-  void* workspace = device.memory(cuda::LtMatmul::kWorkspaceBytes);
+  void* workspace = device.memory(cuda::LtMatmul::workspace_bytes(cuda::MatrixFormat::bf16, n, n));
   Timing best{1e30, 0};
   const std::vector<cuda::lt::Algorithm> algorithms = matmul.candidates(operands, cuda::lt::kReductionNone);
   for (size_t i = 0; i < std::min(kMaxAlgorithms, algorithms.size()); ++i) {

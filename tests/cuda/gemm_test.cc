@@ -44,6 +44,19 @@ TEST_F(GemmTest, a_product_of_no_tokens_is_no_work) {
   EXPECT_EQ(emu::num_launches(), before);
 }
 
+TEST_F(GemmTest, a_workspace_may_begin_anywhere) {
+  emu::cublaslt().algorithms = {{emu::LtAlgorithm::Order::split}};
+  Gemm gemm(load_cublaslt({}));
+  gemm.prepare(queue(false), {{small_}}, {});
+  for (const size_t address : {0, 16, 64, 192, 255}) {
+    Example example(8, 16, 64, DType::bf16);
+    ASSERT_TRUE(gemm.takes(example.operands()));
+    gemm.run(queue(false), example.operands(), nullptr, workspace_.data() + address);
+    synchronize();
+    EXPECT_LT(example.error(nullptr), 4e-3) << address << " bytes further";
+  }
+}
+
 TEST_F(GemmTest, a_bias_is_added_to_any_number_of_columns) {
   for (const DType type : {DType::bf16, DType::f32}) {
     for (const int64_t cols : {1, 7, 8, 9, 1030, 2051}) {

@@ -184,6 +184,7 @@ lt::Status matmul(lt::Context*, lt::MatmulDesc* desc, const void* alpha, const v
   if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0) return kInvalidValue;
   if (!in_range(*found, d_layout->cols)) return lt::kNotSupported;
   if (workspace_bytes(*found) > bytes || (workspace_bytes(*found) && !workspace)) return kInvalidValue;
+  if (reinterpret_cast<uintptr_t>(workspace) % 256) return kInvalidValue;
   for (const void* pointer : {a, b, static_cast<const void*>(d)}) {
     if (reinterpret_cast<uintptr_t>(pointer) % 16) return kInvalidValue;
   }
