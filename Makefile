@@ -71,12 +71,22 @@ build-cuda: $(VENV)/base.stamp $(VENV)/cuda-check.stamp  ## compile the CUDA ker
 	@$(PY) tools/check_cuda.py build/cuda
 	@$(PY) tools/check_without_gpu.py build/cuda
 
-test-gpu: build-cuda  ## the device suite on a real GPU
-	@echo "== running the tests on the GPU" && tools/run_ctest.sh build/cuda 1 -L gpu
+# In build/cuda: what the device tests and benchmarks are told of pip's CUDA libraries.
+CUDA_LIBRARIES = $$($(PY) py/pagoda/cuda_libraries.py)
+CUDA_RESULTS := bench/results/local
 
-bench-gpu: build-cuda  ## the device benchmarks on a real GPU, into bench/results/local
-	@mkdir -p bench/results/local
-	@for bench in kernels engine; do build/cuda/bench/gpu/gpu_$${bench}_bench --out=bench/results/local/$$bench.json $(ARGS) || exit; done
+test-gpu: build-cuda $(VENV)/test.stamp  ## the device suite, the engine end to end and the sanitizer on a real GPU
+	@echo "== running the tests on the GPU"
+	@PAGODA_CUDA_LIBRARIES=$(CUDA_LIBRARIES) tools/run_ctest.sh build/cuda 1 -L gpu
+	@PYTHONPATH=$$(tools/link_package.sh build/cuda) $(PY) -m pytest -q tests/cuda/device $(ARGS)
+	@PAGODA_CUDA_LIBRARIES=$(CUDA_LIBRARIES) tests/cuda/device/sanitizer.sh build/cuda/tests/cuda/device/pagoda_cuda_device
+
+bench-gpu: build-cuda  ## the device benchmarks and installed peers on a real GPU, into bench/results/local
+	@mkdir -p $(CUDA_RESULTS)
+	@commit=$$(git rev-parse HEAD 2>/dev/null || echo unknown); for bench in kernels engine; do \
+	  build/cuda/bench/gpu/gpu_$${bench}_bench --commit=$$commit --libraries=$(CUDA_LIBRARIES) --out=$(CUDA_RESULTS)/$$bench.json \
+	    $(ARGS) || exit; \
+	done; $(PY) bench/gpu/peers.py --commit $$commit --out $(CUDA_RESULTS)/peers.json
 
 fuzz: $(VENV)/package.stamp $(VENV)/fuzz.stamp  ## run every fuzzer on its corpus for FUZZ_SECONDS=30 (needs clang++)
 	@tools/fuzz.sh $(PY) $(FUZZ_SECONDS) $(JOBS)

@@ -18,17 +18,6 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL = "smollm2-135m"
 
 
-def make_site(build: Path, site: Path) -> None:
-    """The package with the build folder's extension, by links."""
-    package = site / "pagoda"
-    package.mkdir()
-    for entry in (ROOT / "py" / "pagoda").iterdir():
-        (package / entry.name).symlink_to(entry)
-    for extension in build.glob("_core*.so"):
-        (package / extension.name).symlink_to(extension.resolve())
-    (site / "enginectl").symlink_to(ROOT / "py" / "enginectl")
-
-
 def run(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`enginectl words...` with that package."""
     environment = {**os.environ, "PYTHONPATH": str(site)}
@@ -66,7 +55,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as name:
         site = Path(name)
-        make_site(Path(sys.argv[1]), site)
+        subprocess.run([ROOT / "tools/link_package.sh", sys.argv[1], site], check=True, stdout=subprocess.DEVNULL)
         found = faults(site)
     print("\n".join(found) or "without a GPU the build with CUDA kernels serves on the CPU and says why")
     return 1 if found else 0

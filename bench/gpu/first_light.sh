@@ -67,27 +67,9 @@ build_all() {
     cmake --build "$build" -j "$jobs" --target pagoda_cuda_device gpu_kernels_bench gpu_engine_bench _core
 }
 
-# The package beside its extension, without an installation.
-make_site() {
-  mkdir -p "$build/site/pagoda" &&
-    ln -sfn "$PWD"/py/pagoda/* "$build/site/pagoda/" && ln -sfn "$PWD/py/enginectl" "$build/site/enginectl" &&
-    ln -sfn "$build"/_core*.so "$build/site/pagoda/"
-}
-
-cuda_folders() {
-  python3 - <<'END'
-import importlib.util
-
-spec = importlib.util.spec_from_file_location("cuda_libraries", "py/pagoda/cuda_libraries.py")
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-print(":".join(module.cuda_library_folders()))
-END
-}
-
-export -f facts architectures build_googletest build_all make_site
+export -f facts architectures build_googletest build_all
 export build jobs commit GOOGLETEST_SOURCE
-libraries=$(cuda_folders)
+libraries=$(python3 py/pagoda/cuda_libraries.py)
 export PAGODA_CUDA_LIBRARIES=$libraries
 bench="--commit=$commit --libraries=$libraries --cache=$out/tuned"
 
@@ -101,7 +83,7 @@ step "conformance of the instructions" 30 "$suite" --gtest_brief=1 --gtest_filte
 step "device suite" 150 "$suite" --gtest_brief=1 --gtest_filter='-Wrappers*' --gtest_output=json:"$out/device_suite.json"
 step "benchmark of the kernels" 110 "$build/bench/gpu/gpu_kernels_bench" $bench --out="$out/kernels.json"
 step "benchmark of the engine" 150 "$build/bench/gpu/gpu_engine_bench" $bench --out="$out/engine.json"
-step "site" 10 bash -c make_site
+step "package" 10 tools/link_package.sh "$build"
 PYTHONPATH=$build/site step "end to end" 60 python3 -m pytest -q tests/cuda/device
 step "peers" 60 python3 bench/gpu/peers.py --commit "$commit" --out "$out/peers.json"
 step "sanitizer" 60 tests/cuda/device/sanitizer.sh "$suite"

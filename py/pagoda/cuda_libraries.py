@@ -1,7 +1,8 @@
 """Where pip puts NVIDIA's libraries: folders for the engine to look for cuBLASLt in.
 
 Neither torch nor NVIDIA's packages are imported, which would take seconds and load libraries of their choice: only the
-folders that they are known to use are looked for. Called by whoever makes an engine for a GPU.
+folders that they are known to use are looked for. Called by whoever makes an engine for a GPU; as a script it prints
+the folders, separated by colons.
 """
 
 from __future__ import annotations
@@ -39,3 +40,7 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+if __name__ == "__main__":
+    print(":".join(cuda_library_folders()))

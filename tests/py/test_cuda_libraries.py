@@ -70,3 +70,9 @@ def test_nothing_is_imported_for_it() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "[]"
+
+
+def test_as_a_script_it_prints_the_folders() -> None:
+    script = Path(__file__).resolve().parents[2] / "py/pagoda/cuda_libraries.py"
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == ":".join(cuda_library_folders([path for path in sys.path if path]))
