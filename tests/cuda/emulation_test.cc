@@ -82,13 +82,44 @@ __global__ void copy_kernel(const float* in, float* out) {
   gpu::cp_async_wait<0>();
 }
 
-TEST(Emulation, asynchronous_copies_arrive_at_the_wait) {
+TEST(Emulation, asynchronous_copies_arrive_at_the_wait_or_at_once) {
   alignas(16) const float in[4] = {7, 7, 7, 7};
-  float out = 0;
-  EXPECT_EQ(fault_of({1, 1, 64}, copy_kernel<true>, in, &out), "");
-  EXPECT_EQ(out, 7);
-  EXPECT_EQ(fault_of({1, 1, 64}, copy_kernel<false>, in, &out), "");
-  EXPECT_NE(out, out);
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    float out = 0;
+    EXPECT_EQ(fault_of({1, 1, 64}, copy_kernel<true>, in, &out), "");
+    EXPECT_EQ(out, 7);
+    EXPECT_EQ(fault_of({1, 1, 64}, copy_kernel<false>, in, &out), "");
+    EXPECT_EQ(out == 7, seed % 2 == 1) << "schedule " << seed;
+  }
+}
+
+/// Threads copy into what their neighbours have still to read: a barrier is missing before the second copy.
+__global__ void refilling_kernel(const float* in, float* out) {
+  gpu::wait_for_grid();
+  DYNAMIC_SHARED(shared);
+  auto* values = reinterpret_cast<float*>(shared);
+  const unsigned thread = threadIdx.x;
+  gpu::cp_async4(values + thread, in + thread);
+  gpu::cp_async_commit();
+  gpu::cp_async_wait<0>();
+  __syncthreads();
+  out[thread] = values[63 - thread];
+  gpu::cp_async4(values + thread, in + 64 + thread);
+  gpu::cp_async_commit();
+  gpu::cp_async_wait<0>();
+}
+
+TEST(Emulation, a_buffer_that_is_filled_while_others_read_it_shows_in_the_result) {
+  std::vector<float> in(128), out(64);
+  for (int i = 0; i < 128; ++i) in[static_cast<size_t>(i)] = static_cast<float>(i);
+  int wrong = 0;
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    EXPECT_EQ(fault_of({1, 64, 256}, refilling_kernel, in.data(), out.data()), "");
+    for (int i = 0; i < 64; ++i) wrong += out[static_cast<size_t>(i)] != static_cast<float>(63 - i);
+  }
+  EXPECT_GT(wrong, 0);
 }
 
 __global__ void leaving_kernel(const float* in) {

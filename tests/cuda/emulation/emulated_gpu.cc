@@ -13,6 +13,13 @@ float f16_value(uint16_t bits) { return pagoda::f16_to_float(bits); }
 uint16_t bf16_bits(float value) { return pagoda::float_to_bf16(value); }
 uint16_t f16_bits(float value) { return pagoda::float_to_f16(value); }
 
+/// The first time.
+static void carry_out(PendingCopy& copy) {
+  if (copy.bytes) std::memcpy(copy.to, copy.from, copy.bytes);
+  if (copy.zeros) std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
+  copy.bytes = copy.zeros = 0;
+}
+
 void cp_async(void* shared, const void* global, unsigned bytes, unsigned zeros, const Site& site) {
   const Block& block = current_block();
   const auto* begin = static_cast<unsigned char*>(shared);
@@ -23,7 +30,9 @@ void cp_async(void* shared, const void* global, unsigned bytes, unsigned zeros, 
   if (addresses % (bytes + zeros)) fail("cp.async with a misaligned address", site);
   Fiber& fiber = current_fiber();
   fiber.site = site;
-  fiber.open_copies.push_back({shared, global, bytes, zeros});
+  PendingCopy copy{shared, global, bytes, zeros};
+  if (schedule() % 2) carry_out(copy);
+  fiber.open_copies.push_back(copy);
 }
 
 void cp_async_commit() {
@@ -35,10 +44,7 @@ void cp_async_commit() {
 void cp_async_wait(int newest) {
   Fiber& fiber = current_fiber();
   while (fiber.copy_groups.size() > static_cast<size_t>(newest)) {
-    for (const PendingCopy& copy : fiber.copy_groups.front()) {
-      if (copy.bytes) std::memcpy(copy.to, copy.from, copy.bytes);
-      if (copy.zeros) std::memset(static_cast<char*>(copy.to) + copy.bytes, 0, copy.zeros);
-    }
+    for (PendingCopy& copy : fiber.copy_groups.front()) carry_out(copy);
     fiber.copy_groups.erase(fiber.copy_groups.begin());
   }
 }

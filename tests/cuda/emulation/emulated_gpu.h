@@ -1,4 +1,5 @@
-// The meaning of the instructions in cuda/gpu.h: copies that happen at the wait, matrix fragments by lane, 16-bit floats.
+// The meaning of the instructions in cuda/gpu.h: copies that happen at the wait or at once, matrix fragments by lane, 16-bit
+// floats.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ float f16_value(uint16_t bits);
 uint16_t bf16_bits(float value);
 uint16_t f16_bits(float value);
 
-/// Asks for a copy of `bytes`, then `zeros` cleared bytes. Addresses must be multiples of bytes + zeros.
+/// Asks for a copy of `bytes`, then `zeros` cleared bytes. Addresses must be multiples of bytes + zeros. The copy happens now
+/// or when it is waited for, as set_schedule says.
 void cp_async(void* shared, const void* global, unsigned bytes, unsigned zeros, const Site& site);
 void cp_async_commit();
 /// Carries out all groups but the `newest`.

@@ -31,14 +31,15 @@ class Fault : public std::runtime_error {
 };
 
 /// Order in which threads and blocks run: 0 ascending, 1 descending; from 2 on pseudo-random: even seeds switch threads at
-/// every waiting point, odd ones let one random warp run as far as it can.
+/// every waiting point, odd ones let one random warp run as far as it can. Copies of cp.async happen when they are waited for
+/// with even seeds, when they are asked for with odd ones.
 void set_schedule(unsigned seed);
 unsigned schedule();
 
 /// Thread switches since the process started: what an emulated kernel costs.
 uint64_t num_switches();
 
-/// A copy that cp.async has asked for; carried out when the thread waits for its group.
+/// A copy that cp.async has asked for; carried out when the thread waits for its group, if it was not before.
 struct PendingCopy {
   void* to;
   const void* from;

@@ -283,6 +283,19 @@ _PREFILL = [
         "cuda/attention_prefill_64.cu",
     ),
     Mutant(
+        "keys are asked for while other warps still multiply those before",
+        "cuda/attention_prefill_tile.cuh",
+        """    arrive<S::kColumns>(S::kValuesAt);
+    if ((tile + 1) * kAttentionTile < tile_.key_end) copy_keys(tile + 1);
+""",
+        """    if ((tile + 1) * kAttentionTile < tile_.key_end) copy_keys(tile + 1);
+    arrive<S::kColumns>(S::kValuesAt);
+""",
+        "attention_prefill_test",
+        "PrefillAttention.is_the_same_under_every_schedule",
+        "cuda/attention_prefill_64.cu",
+    ),
+    Mutant(
         "a stage counts as empty a phase too late",
         "cuda/attention_prefill_sm90a_stream.cuh",
         "ring.parity ^ 1",

@@ -24,6 +24,18 @@ PRODUCTS = [
         "cuda/linear_bf16.cu",
     ),
     Mutant(
+        "a stage is filled again while warps still multiply it",
+        "cuda/linear_ring.cuh",
+        """    gpu::cp_async_wait<kStages - 2>();
+    if constexpr""",
+        """    gpu::cp_async_wait<kStages - 2>();
+    if (unit_ < num_units_) load_weights(ring_ + fill_);
+    if constexpr""",
+        "linear_test",
+        "Linear.no_schedule_of_threads_changes_bits",
+        "cuda/linear_bf16.cu",
+    ),
+    Mutant(
         "slices are added in descending order",
         "cuda/linear_kernel.cuh",
         "for (int other = 1; other < num_slices; ++other)",
