@@ -275,7 +275,7 @@ __device__ __forceinline__ void wait_for_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 #else
-  emu::current_fiber().waited_for_grid = true;
+  emu::wait_for_grid();
 #endif
 }
 

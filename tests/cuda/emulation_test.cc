@@ -177,6 +177,46 @@ __global__ void add_kernel(int* value, int amount) {
   *value += amount;
 }
 
+__global__ void copy_value_kernel(const int* from, int* to, bool waits) {
+  DYNAMIC_SHARED(shared);
+  auto& value = *reinterpret_cast<int*>(shared);
+  if (waits) gpu::wait_for_grid();
+  if (threadIdx.x == 0) value = *from;
+  __syncthreads();
+  gpu::wait_for_grid();
+  if (threadIdx.x == 1) *to = value;
+}
+
+/// What a kernel copies that stands behind two others, of which the first and the second add 5 to 1.
+int copied_behind_two(bool waits, int compute_capability = 90) {
+  int value = 1, other = 0, seen = 0;
+  const Queue queue = test_queue(4, compute_capability);
+  launch(queue, {1, 1}, "add", add_kernel, &value, 5);
+  launch(queue, {1, 1}, "add", add_kernel, &other, 5);
+  launch(queue, {1, 64, 16}, "copy", copy_value_kernel, &value, &seen, waits);
+  check(cudaStreamSynchronize(nullptr), "wait");
+  return seen;
+}
+
+TEST(Emulation, what_a_kernel_reads_before_its_wait_is_old) {
+  for (unsigned seed : kSchedules) {
+    const ScheduleScope scope(seed);
+    EXPECT_EQ(copied_behind_two(true), 6) << "schedule " << seed;
+    EXPECT_EQ(copied_behind_two(true, 80), 6) << "schedule " << seed;
+    EXPECT_EQ(copied_behind_two(false, 80), 6) << "before sm_90 a kernel starts when the others have ended";
+  }
+  EXPECT_EQ(copied_behind_two(false), 1);
+}
+
+TEST(Emulation, a_kernel_does_not_start_before_a_copy) {
+  int value = 1, copy = 0, seen = 0;
+  launch(test_queue(), {1, 1}, "add", add_kernel, &value, 5);
+  check(cudaMemcpyAsync(&copy, &value, sizeof(value), cudaMemcpyDefault), "copy");
+  launch(test_queue(), {1, 64, 16}, "copy", copy_value_kernel, &copy, &seen, false);
+  check(cudaStreamSynchronize(nullptr), "wait");
+  EXPECT_EQ(seen, 6);
+}
+
 TEST(Emulation, streams_run_when_somebody_waits) {
   int value = 0;
   launch(test_queue(), {1, 1}, "add", add_kernel, &value, 5);

@@ -208,7 +208,7 @@ lt::Status matmul(lt::Context*, lt::MatmulDesc* desc, const void* alpha, const v
                         a_layout->type == lt::DataType::e4m3,
                         desc->a_scales,
                         desc->b_scales};
-  enqueue(stream, [product] { multiply(product); });
+  enqueue(stream, Work{[product] { multiply(product); }, {}, true});
   return lt::kSuccess;
 }
 

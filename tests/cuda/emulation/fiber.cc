@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <random>
+#include <mutex>
+#include <utility>
 
 thread_local uint3 threadIdx, blockIdx;
 thread_local dim3 blockDim, gridDim;
@@ -90,20 +91,40 @@ void fiber_main() {
   __builtin_unreachable();
 }
 
-char* pooled_stack(unsigned index) {
-  static thread_local std::vector<char*> stacks;
-  while (stacks.size() <= index) {
-    void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (stack == MAP_FAILED) throw std::bad_alloc();
-    stacks.push_back(static_cast<char*>(stack));
+/// What blocks need and give back. Never freed: a stream may outlive every other static object.
+struct Pool {
+  std::mutex mutex;
+  std::vector<char*> stacks;
+  std::vector<std::unique_ptr<Warp>> warps;
+
+  static Pool& instance() {
+    static Pool& pool = *new Pool;
+    return pool;
   }
-  return stacks[index];
-}
+  char* take_stack() {
+    if (stacks.empty()) {
+      void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (stack == MAP_FAILED) throw std::bad_alloc();
+      return static_cast<char*>(stack);
+    }
+    return take(stacks);
+  }
+  std::unique_ptr<Warp> take_warp() { return warps.empty() ? std::make_unique<Warp>() : take(warps); }
+
+ private:
+  template <class T>
+  static T take(std::vector<T>& from) {
+    T taken = std::move(from.back());
+    from.pop_back();
+    return taken;
+  }
+};
 
 void reset_fiber(Fiber& fiber, unsigned index, const dim3& threads) {
+  char* const stack = fiber.stack;
   fiber = Fiber{};
   fiber.index = index;
-  fiber.stack = pooled_stack(index);
+  fiber.stack = stack;
   __asan_unpoison_memory_region(fiber.stack, kStackBytes);
   fiber.thread = {index % threads.x, index / threads.x % threads.y, index / (threads.x * threads.y)};
   void** top = reinterpret_cast<void**>(fiber.stack + kStackBytes) - 1;
@@ -189,8 +210,9 @@ void check_end(const Block& block) {
   throw Fault(text);
 }
 
-void run_block(Block& block, std::mt19937& random) {
-  blockIdx = block.index;
+/// Makes the block's threads anew.
+void begin_block(Block& block, const uint3& index) {
+  block.index = index;
   block.num_live = block.num_threads;
   block.barriers.fill(Barrier{});
   block.votes_or = 0, block.votes_and = 1, block.votes_count = 0;
@@ -198,15 +220,19 @@ void run_block(Block& block, std::mt19937& random) {
   block.product_turns.fill(0);
   block.clock = 0;
   block.registers.fill(0);
+  block.effects.clear();
   std::memset(block.shared, 0xff, block.shared_bytes);  // NaN in every float type: what was not written is seen
   for (const std::unique_ptr<Warp>& warp : block.warps) {
     for (Meeting& meeting : warp->meetings) meeting.arrived = meeting.left = meeting.mask = 0;
   }
+  for (unsigned i = 0; i < block.num_threads; ++i) reset_fiber(block.fibers[i], i, block.threads);
+}
+
+/// Runs the block's threads until they have ended, or with `early` until none can go on.
+void run_threads(Block& block, std::mt19937& random, bool early) {
+  blockIdx = block.index;
   std::vector<unsigned> order(block.num_threads);
-  for (unsigned i = 0; i < block.num_threads; ++i) {
-    reset_fiber(block.fibers[i], i, block.threads);
-    order[i] = g_schedule == 1 ? block.num_threads - 1 - i : i;
-  }
+  for (unsigned i = 0; i < block.num_threads; ++i) order[i] = g_schedule == 1 ? block.num_threads - 1 - i : i;
   while (block.num_live) {
     bool moved = false;
     if (g_schedule > 1) std::shuffle(order.begin(), order.end(), random);
@@ -215,7 +241,9 @@ void run_block(Block& block, std::mt19937& random) {
       ++block.clock;
       moved |= let_effects_happen(block, false);
     }
-    if (!moved && !let_effects_happen(block, true)) report_deadlock(block);
+    if (moved) continue;
+    if (early) return;
+    if (!let_effects_happen(block, true)) report_deadlock(block);
   }
   check_end(block);
 }
@@ -262,53 +290,86 @@ void happen_later(std::function<void()> effect) {
   block.effects.push_back({std::move(effect), due});
 }
 
-void run_blocks(const Grid& grid, const std::function<void()>& body) {
-  if (in_kernel()) throw Fault("a kernel was launched from a kernel");
-  Block block;
-  block.threads = grid.threads;
-  block.blocks = grid.blocks;
-  block.num_threads = grid.threads.x * grid.threads.y * grid.threads.z;
-  if (block.num_threads == 0 || block.num_threads > 1024) {
-    throw Fault("a block must have 1 to 1024 threads, got " + std::to_string(block.num_threads));
+void wait_for_grid() {
+  Fiber& fiber = current_fiber();
+  Block& block = current_block();
+  fiber.waited_for_grid = true;
+  if (!block.grids_ended) wait_while(&block.grids_ended, 0, Site{nullptr, 0, "griddepcontrol.wait"});
+}
+
+/// While it lives the kernel's block is the one that runs.
+class GridRun::Entered {
+ public:
+  explicit Entered(GridRun& run) {
+    if (in_kernel()) throw Fault("a kernel was launched from a kernel");
+    g_running.block = &run.block_;
+    g_running.body = &run.body_;
+    g_running.random = &run.random_;
+    blockDim = run.block_.threads;
+    gridDim = run.block_.blocks;
   }
-  block.dependent = grid.dependent;
+  ~Entered() {
+    g_running.block = nullptr;
+    g_running.fiber = nullptr;
+  }
+  Entered(const Entered&) = delete;
+  Entered& operator=(const Entered&) = delete;
+};
+
+GridRun::GridRun(const Grid& grid, std::function<void()> body)
+    : body_(std::move(body)), shared_(nullptr, std::free), random_(g_schedule) {
+  block_.threads = grid.threads;
+  block_.blocks = grid.blocks;
+  block_.num_threads = grid.threads.x * grid.threads.y * grid.threads.z;
+  if (block_.num_threads == 0 || block_.num_threads > 1024) {
+    throw Fault("a block must have 1 to 1024 threads, got " + std::to_string(block_.num_threads));
+  }
+  block_.dependent = grid.dependent;
   // Not rounded up: AddressSanitizer watches the first byte that the kernel did not ask for.
   void* memory = nullptr;
   if (posix_memalign(&memory, 1024, std::max<size_t>(grid.shared_bytes, 1))) throw std::bad_alloc();
-  const std::unique_ptr<unsigned char, void (*)(void*)> shared(static_cast<unsigned char*>(memory), std::free);
-  block.shared = shared.get();
-  block.shared_bytes = grid.shared_bytes;
-  block.fibers.resize(block.num_threads);
-  static thread_local std::vector<std::unique_ptr<Warp>> warps;
-  const size_t num_warps = (block.num_threads + 31) / 32;
-  while (warps.size() < num_warps) warps.push_back(std::make_unique<Warp>());
-  block.warps.swap(warps);
-  blockDim = grid.threads;
-  gridDim = grid.blocks;
-  g_running.block = &block;
-  g_running.body = &body;
-  const auto leave = [&] {
-    g_running.block = nullptr;
-    g_running.fiber = nullptr;
-    block.warps.swap(warps);
-  };
-  std::mt19937 random(g_schedule);
-  g_running.random = &random;
-  const uint64_t count = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
-  std::vector<uint64_t> order(count);
-  for (uint64_t i = 0; i < count; ++i) order[i] = g_schedule == 1 ? count - 1 - i : i;
-  if (g_schedule > 1) std::shuffle(order.begin(), order.end(), random);
-  try {
-    for (uint64_t i : order) {
-      block.index = {static_cast<unsigned>(i % grid.blocks.x), static_cast<unsigned>(i / grid.blocks.x % grid.blocks.y),
-                     static_cast<unsigned>(i / grid.blocks.x / grid.blocks.y)};
-      run_block(block, random);
-    }
-  } catch (...) {
-    leave();
-    throw;
+  shared_.reset(static_cast<unsigned char*>(memory));
+  block_.shared = shared_.get();
+  block_.shared_bytes = grid.shared_bytes;
+  order_.resize(uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z);
+  for (uint64_t i = 0; i < order_.size(); ++i) order_[i] = g_schedule == 1 ? order_.size() - 1 - i : i;
+  if (g_schedule > 1) std::shuffle(order_.begin(), order_.end(), random_);
+  block_.fibers.resize(block_.num_threads);
+  Pool& pool = Pool::instance();
+  const std::lock_guard lock(pool.mutex);
+  for (Fiber& fiber : block_.fibers) fiber.stack = pool.take_stack();
+  for (unsigned i = 0; i < block_.num_threads; i += 32) block_.warps.push_back(pool.take_warp());
+}
+
+GridRun::~GridRun() {
+  Pool& pool = Pool::instance();
+  const std::lock_guard lock(pool.mutex);
+  for (auto fiber = block_.fibers.rbegin(); fiber != block_.fibers.rend(); ++fiber) pool.stacks.push_back(fiber->stack);
+  for (std::unique_ptr<Warp>& warp : block_.warps) pool.warps.push_back(std::move(warp));
+}
+
+uint3 GridRun::index(size_t turn) const {
+  const uint64_t i = order_[turn], width = block_.blocks.x, height = block_.blocks.y;
+  return {static_cast<unsigned>(i % width), static_cast<unsigned>(i / width % height),
+          static_cast<unsigned>(i / width / height)};
+}
+
+void GridRun::start() {
+  const Entered entered(*this);
+  begin_block(block_, index(0));
+  run_threads(block_, random_, true);
+  started_by_ = std::this_thread::get_id();
+}
+
+void GridRun::finish() {
+  const Entered entered(*this);
+  block_.grids_ended = 1;
+  // Threads stay with the system's thread that began them: the compiler may have kept addresses of its variables.
+  const bool started = started_by_ == std::this_thread::get_id();
+  for (size_t turn = 0; turn < order_.size(); ++turn) {
+    if (turn > 0 || !started) begin_block(block_, index(turn));
+    run_threads(block_, random_, false);
   }
-  leave();
 }
 
 }  // namespace emu

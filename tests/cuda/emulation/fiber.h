@@ -1,5 +1,5 @@
 // One CUDA block on the CPU: a fiber per CUDA thread, and the scheduler that runs them in an order chosen by a seed.
-// A kernel is run one block at a time on the calling OS thread. Owned by run_blocks; the device functions reach it through
+// A kernel is run one block at a time on the calling OS thread. Owned by a GridRun; the device functions reach it through
 // `current_block()`. What a GPU would leave undefined is a Fault that names the line.
 #pragma once
 
@@ -8,9 +8,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "vector_types.h"
@@ -118,7 +121,8 @@ struct Block {
   dim3 threads, blocks;
   unsigned num_threads = 0;
   unsigned num_live = 0;
-  bool dependent = false;  ///< launched with programmatic dependence: every thread must call griddepcontrol.wait
+  bool dependent = false;    ///< launched with programmatic dependence: every thread must call griddepcontrol.wait
+  unsigned grids_ended = 0;  ///< 1: all kernels before this one have ended
   std::vector<Fiber> fibers;
   std::array<Barrier, 16> barriers;
   std::vector<std::unique_ptr<Warp>> warps;
@@ -157,8 +161,36 @@ struct Grid {
   bool dependent = false;
 };
 
-/// Runs `body` once for every thread of every block. Throws Fault.
-void run_blocks(const Grid& grid, const std::function<void()>& body);
+/// griddepcontrol.wait.
+void wait_for_grid();
+
+/// A kernel: `body` once for every thread of every block.
+class GridRun {
+ public:
+  /// Throws Fault for a grid that cannot be.
+  GridRun(const Grid& grid, std::function<void()> body);
+  ~GridRun();
+  GridRun(const GridRun&) = delete;
+  GridRun& operator=(const GridRun&) = delete;
+
+  /// Runs the first block as far as it comes before the kernels in front of this one have ended, which may not have begun: a
+  /// GPU may do so with a dependent kernel. Throws Fault.
+  void start();
+  /// Runs the rest. Throws Fault.
+  void finish();
+
+ private:
+  class Entered;
+
+  uint3 index(size_t turn) const;
+
+  std::function<void()> body_;
+  Block block_;
+  std::vector<uint64_t> order_;  ///< of the blocks
+  std::unique_ptr<unsigned char, void (*)(void*)> shared_;
+  std::mt19937 random_;
+  std::optional<std::thread::id> started_by_;
+};
 
 }  // namespace emu
 

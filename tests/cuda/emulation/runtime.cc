@@ -1,10 +1,12 @@
 // Memory with poison, streams that run late, graphs of closures.
 #include "runtime.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <vector>
 
 namespace emu {
@@ -16,13 +18,18 @@ struct Event {
   Stream* stream = nullptr;
 };
 
+struct Queued {
+  Work work;
+  std::unique_ptr<GridRun> begun;  ///< null: not begun
+};
+
 struct Stream {
-  std::deque<std::function<void()>> queue;
+  std::deque<Queued> queue;
   Graph* recording = nullptr;
 };
 
 struct Graph {
-  std::vector<std::function<void()>> work;
+  std::vector<Work> work;
 };
 
 namespace {
@@ -47,14 +54,34 @@ State& state() {
 
 Stream& stream_of(cudaStream_t stream) { return stream ? *stream : state().default_stream; }
 
+/// Begins the kernels that may overlap with the first in the queue.
+void begin_dependents(std::deque<Queued>& queue) {
+  constexpr size_t kOverlapping = 3;
+  for (size_t i = 1; i < std::min(queue.size(), kOverlapping) && queue[i - 1].work.is_kernel; ++i) {
+    Queued& next = queue[i];
+    if (!next.work.grid || !next.work.grid->dependent) return;
+    if (next.begun) continue;
+    next.begun = std::make_unique<GridRun>(*next.work.grid, next.work.run);
+    next.begun->start();
+  }
+}
+
+void carry_out(Queued& queued) {
+  if (!queued.work.grid) return queued.work.run();
+  ++state().num_launches;
+  if (!queued.begun) queued.begun = std::make_unique<GridRun>(*queued.work.grid, queued.work.run);
+  queued.begun->finish();
+}
+
 /// Runs the stream's work until `done`; the fault of a kernel ends it and empties the queue.
 template <class Done>
 cudaError_t run_until(Stream& stream, const Done& done) {
   while (!stream.queue.empty() && !done()) {
-    const std::function<void()> work = std::move(stream.queue.front());
-    stream.queue.pop_front();
     try {
-      work();
+      begin_dependents(stream.queue);
+      Queued first = std::move(stream.queue.front());
+      stream.queue.pop_front();
+      carry_out(first);
     } catch (const Fault& fault) {
       state().fault = fault.what();
       stream.queue.clear();
@@ -90,19 +117,18 @@ Device& device() {
 
 std::string last_fault() { return std::exchange(state().fault, std::string()); }
 
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+cudaError_t enqueue(cudaStream_t stream, Work work) {
   Stream& target = stream_of(stream);
   if (target.recording) {
     target.recording->work.push_back(std::move(work));
   } else {
-    target.queue.push_back(std::move(work));
+    target.queue.push_back({std::move(work), nullptr});
   }
   return cudaSuccess;
 }
 
 size_t allocated_bytes() { return state().device_bytes; }
 uint64_t num_launches() { return state().num_launches; }
-void count_launch() { ++state().num_launches; }
 void spend_time(double milliseconds) { state().time += milliseconds; }
 bool is_recording(cudaStream_t stream) { return stream_of(stream).recording != nullptr; }
 
@@ -293,7 +319,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  for (const std::function<void()>& work : executable->work) {
+  for (const emu::Work& work : executable->work) {
     const cudaError_t error = emu::enqueue(stream, work);
     if (error != cudaSuccess) return error;
   }

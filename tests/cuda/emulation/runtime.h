@@ -1,11 +1,14 @@
 // The part of the CUDA runtime that Pagoda calls, carried out on the CPU. Streams are queues of closures that run only when
-// something waits for them, so that a missing wait is seen; graphs are recorded closures. Errors of kernels (emu::Fault) come
+// something waits for them, so that a missing wait is seen; graphs are recorded closures. A kernel with programmatic dependence
+// begins before the two kernels in front of it, as if each let its successor start at once: its first block comes to its
+// griddepcontrol.wait and goes on there when they have ended. Errors of kernels (emu::Fault) come
 // out of the call that waits, as cudaErrorLaunchFailure with the text in emu::last_fault().
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -100,14 +103,23 @@ Device& device();
 /// The text of the last kernel fault, emptied by reading.
 std::string last_fault();
 
-/// Puts a piece of work at the end of the stream (null: the default stream), or into the graph being recorded.
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+/// A piece of work of a stream.
+struct Work {
+  std::function<void()> run;  ///< once, or for each thread of the grid
+  std::optional<Grid> grid;   ///< of one of our kernels
+  bool is_kernel = false;     ///< with which a dependent kernel behind it can overlap
+};
+
+/// Puts work at the end of the stream (null: the default stream), or into the graph being recorded.
+cudaError_t enqueue(cudaStream_t stream, Work work);
+inline cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+  return enqueue(stream, Work{std::move(work), {}, false});
+}
 
 /// Bytes that cudaMalloc has handed out and not taken back.
 size_t allocated_bytes();
 /// Kernels that ran since the process started.
 uint64_t num_launches();
-void count_launch();
 
 /// Called by work that runs: lets time pass, which events of any stream see. Nothing else takes time.
 void spend_time(double milliseconds);
@@ -175,11 +187,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     }
   }
   std::tuple<std::remove_cv_t<Parameters>...> copies(static_cast<Parameters>(arguments)...);
-  return emu::enqueue(config->stream, [grid, kernel, copies] {
-    emu::count_launch();
-    emu::run_blocks(grid, [&] {
-      auto own = copies;
-      std::apply(kernel, own);
-    });
-  });
+  const auto body = [kernel, copies] {
+    auto own = copies;
+    std::apply(kernel, own);
+  };
+  return emu::enqueue(config->stream, emu::Work{body, grid, true});
 }

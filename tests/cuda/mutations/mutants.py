@@ -15,6 +15,23 @@ _ROWS = [
         "Norm.out_may_be_the_input",
     ),
     Mutant(
+        "a norm reads its row before the kernel in front has ended",
+        "cuda/norm.cu",
+        """  gpu::wait_for_grid();
+  gpu::launch_dependents();
+  for (int64_t row = int64_t{blockIdx.x} * kRows + threadIdx.x / Row::kThreads; row < p.rows;
+       row += int64_t{gridDim.x} * kRows) {
+    x.load(p, row, lane);
+""",
+        """  for (int64_t row = int64_t{blockIdx.x} * kRows + threadIdx.x / Row::kThreads; row < p.rows;
+       row += int64_t{gridDim.x} * kRows) {
+    x.load(p, row, lane);
+    gpu::wait_for_grid();
+""",
+        "early_start_test",
+        "EarlyStart.norms_read_what_was_written_before_them",
+    ),
+    Mutant(
         "columns behind the row count in the mean of differences",
         "cuda/norm.cu",
         "col + i < p.cols ? v[i] - mean : 0.0f",
@@ -265,6 +282,19 @@ _PREFILL = [
         "cuda/attention_prefill_64.cu",
     ),
     Mutant(
+        "keys are asked for while other warps still multiply those before",
+        "cuda/attention_prefill_tile.cuh",
+        """    arrive<S::kColumns>(S::kValuesAt);
+    if ((tile + 1) * kAttentionTile < tile_.key_end) copy_keys(tile + 1);
+""",
+        """    if ((tile + 1) * kAttentionTile < tile_.key_end) copy_keys(tile + 1);
+    arrive<S::kColumns>(S::kValuesAt);
+""",
+        "attention_prefill_test",
+        "PrefillAttention.is_the_same_under_every_schedule",
+        "cuda/attention_prefill_64.cu",
+    ),
+    Mutant(
         "places are read before they are written down",
         "cuda/attention_prefill_tile.cuh",
         "    __syncthreads();\n    copy_keys(first);",
@@ -280,19 +310,6 @@ _PREFILL = [
         "tiles_before_[listed + step] < tile",
         "attention_prefill_test",
         "PrefillAttention.work_of_many_sequences_is_dealt_once_and_whole",
-        "cuda/attention_prefill_64.cu",
-    ),
-    Mutant(
-        "keys are asked for while other warps still multiply those before",
-        "cuda/attention_prefill_tile.cuh",
-        """    arrive<S::kColumns>(S::kValuesAt);
-    if ((tile + 1) * kAttentionTile < tile_.key_end) copy_keys(tile + 1);
-""",
-        """    if ((tile + 1) * kAttentionTile < tile_.key_end) copy_keys(tile + 1);
-    arrive<S::kColumns>(S::kValuesAt);
-""",
-        "attention_prefill_test",
-        "PrefillAttention.is_the_same_under_every_schedule",
         "cuda/attention_prefill_64.cu",
     ),
     Mutant(

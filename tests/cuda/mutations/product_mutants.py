@@ -45,6 +45,15 @@ PRODUCTS = [
         "cuda/linear_bf16.cu",
     ),
     Mutant(
+        "x is asked for before the kernel in front has ended",
+        "cuda/linear_kernel.cuh",
+        "  gpu::wait_for_grid();\n  gpu::launch_dependents();\n  ring.start();\n",
+        "  ring.start();\n  gpu::wait_for_grid();\n",
+        "early_start_test",
+        "EarlyStart.products_read_what_was_written_before_them",
+        "cuda/linear_bf16.cu",
+    ),
+    Mutant(
         "a vector behind the row of x is multiplied with zeros",
         "cuda/linear_ring.cuh",
         "col < cols_)",
