@@ -1,6 +1,7 @@
-# Switches on CUDA C++20 for the folder that includes this. The architectures and nvcc were chosen before.
+# Switches on CUDA C++20 for the folder that includes this. nvcc was found before.
+include(PagodaCudaArchitectures)
 set(CMAKE_CUDA_COMPILER "${PAGODA_NVCC}")
-set(CMAKE_CUDA_ARCHITECTURES "${PAGODA_CUDA_ARCHITECTURES}")
+pagoda_cuda_architectures(CMAKE_CUDA_ARCHITECTURES)
 enable_language(CUDA)
 # CMake before 3.26 does not know that nvcc has C++20.
 foreach(kind STANDARD EXTENSION)

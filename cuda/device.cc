@@ -4,11 +4,13 @@
 #include <cuda_runtime.h>
 
 #include "core/check.h"
+#include "cuda/kernel_image.h"
 
 namespace pagoda {
 namespace {
 
 constexpr int kOldestCapability = 80;
+constexpr int kHopper = 90;  ///< since which kernels can start early
 
 /// The number of GPUs; if none, why.
 int count_gpus(std::string& reason) {
@@ -36,13 +38,17 @@ int capability(int index) {
   return 10 * attribute(cudaDevAttrComputeCapabilityMajor, index) + attribute(cudaDevAttrComputeCapabilityMinor, index);
 }
 
+/// "9.0"
+std::string dotted(int capability) { return str(capability / 10, ".", capability % 10); }
+
 }  // namespace
 
 std::string cuda_unavailable() {
   std::string reason;
   if (count_gpus(reason) == 0) return reason;
   if (capability(0) < kOldestCapability) return "the first GPU is older than compute capability 8.0, which the kernels need";
-  return {};
+  const std::string missing = cuda::find_kernel_image().missing;
+  return missing.empty() ? missing : str("the first GPU has compute capability ", dotted(capability(0)), ", and ", missing);
 }
 
 DeviceInfo cuda_device_info(const CudaOptions& options) { return cuda::open_gpu(options.device_index).info; }
@@ -59,10 +65,12 @@ Gpu open_gpu(int index) {
   const int compute_capability = capability(index);
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, index), "asking for the GPU's name");
+  const std::string which = str("device: cuda:", index, " (", properties.name, ") has compute capability ");
   if (compute_capability < kOldestCapability) {
-    throw DeviceError(str("device: cuda:", index, " (", properties.name, ") has compute capability ", compute_capability / 10,
-                          ".", compute_capability % 10, "; the kernels need 8.0 or newer"));
+    throw DeviceError(str(which, dotted(compute_capability), "; the kernels need 8.0 or newer"));
   }
+  const KernelImage image = find_kernel_image();
+  if (!image.missing.empty()) throw DeviceError(str(which, dotted(compute_capability), ", and ", image.missing));
   Gpu gpu;
   check(cudaMemGetInfo(&gpu.info.available_bytes, &gpu.info.total_bytes), "reading the GPU's memory");
   gpu.info.name = properties.name;
@@ -70,6 +78,7 @@ Gpu open_gpu(int index) {
   gpu.queue.compute_capability = compute_capability;
   gpu.queue.num_multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   gpu.queue.shared_bytes = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+  gpu.queue.starts_early = image.capability >= kHopper;
   check(cudaDriverGetVersion(&gpu.driver_version), "asking for the driver's version");
   return gpu;
 }

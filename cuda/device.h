@@ -15,7 +15,8 @@ struct Gpu {
   int driver_version = 0;
 };
 
-/// Makes the device current for this thread. Throws DeviceError when it does not exist or is older than sm_80.
+/// Makes the device current for this thread. Throws DeviceError when it does not exist, is older than sm_80 or this build
+/// has no code for it.
 Gpu open_gpu(int index);
 
 }  // namespace pagoda::cuda

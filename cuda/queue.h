@@ -21,6 +21,7 @@ struct Queue {
   int num_multiprocessors = 1;
   int compute_capability = 80;      ///< 10 * major + minor
   size_t shared_bytes = 48 * 1024;  ///< largest dynamic shared memory of a block
+  bool starts_early = false;        ///< the kernels' code waits in gpu::wait_for_grid: it was compiled for sm_90 or newer
   /// Only orders of summation that do not depend on the number of rows.
   bool deterministic = true;
 };
@@ -31,8 +32,8 @@ struct LaunchShape {
   size_t shared_bytes = 0;
 };
 
-/// Starts `kernel` behind what the stream holds; it may start early and then waits in gpu::wait_for_grid, which every kernel
-/// calls. An empty grid is no launch. Throws DeviceError.
+/// Starts `kernel` behind what the stream holds; where the queue starts early it then waits in gpu::wait_for_grid, which every
+/// kernel calls. An empty grid is no launch. Throws DeviceError.
 template <class... Parameters, class... Arguments>
 void launch(const Queue& queue, const LaunchShape& shape, const char* name, void (*kernel)(Parameters...),
             Arguments&&... arguments) {
@@ -50,7 +51,7 @@ void launch(const Queue& queue, const LaunchShape& shape, const char* name, void
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = queue.stream;
   config.attrs = &early;
-  config.numAttrs = queue.compute_capability >= 90 ? 1 : 0;
+  config.numAttrs = queue.starts_early ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 

@@ -298,7 +298,7 @@ struct CudaOptions {
 /// CPU for tests (tests/cuda/emulation).
 enum class CudaBuild : uint8_t { none, hardware, emulated };
 CudaBuild cuda_build();
-/// Empty if there is a GPU that this build can use; else why there is none, in words.
+/// Empty if there is a GPU that this build can use; else why there is none, in words. Starts CUDA on the first GPU.
 std::string cuda_unavailable();
 /// The planning facts of the CUDA backend. Throws DeviceError in a build without it, as do the next two.
 const BackendTraits& cuda_traits();

@@ -8,8 +8,9 @@
 namespace pagoda {
 
 DeviceChoice::DeviceChoice(const EngineOptions& options, StartFolders folders) {
-  const bool usable_gpu = cuda_build() == CudaBuild::hardware && cuda_unavailable().empty();
-  is_cpu_ = options.device == "cpu" || (options.device == "auto" && !usable_gpu);
+  // Asked only if it matters: the question takes memory of the first GPU, which may be somebody else's.
+  const auto usable_gpu = [] { return cuda_build() == CudaBuild::hardware && cuda_unavailable().empty(); };
+  is_cpu_ = options.device == "cpu" || (options.device == "auto" && !usable_gpu());
   cpu_ = {static_cast<int>(options.num_threads), options.isa, options.activation_dtype};
   cuda_ = {0, options.deterministic, std::move(folders.libraries), std::move(folders.cache)};
   if (is_cpu_ || options.device == "auto") return;

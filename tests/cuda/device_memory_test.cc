@@ -97,5 +97,23 @@ TEST(Device, a_gpu_that_does_not_exist_or_is_too_old_is_refused_in_words) {
   EXPECT_EQ(cuda_unavailable(), "");
 }
 
+TEST(Device, a_gpu_for_which_there_is_no_code_is_refused_in_words) {
+  emu::device().compute_capability = 120;
+  emu::device().code_capability = 0;
+  const std::string said = cuda_unavailable();
+  EXPECT_NE(said.find("compute capability 12.0, and this build has no kernels that run on it"), std::string::npos) << said;
+  EXPECT_THROW(open_gpu(0), DeviceError);
+  emu::device().code_capability = 90;
+  EXPECT_EQ(cuda_unavailable(), "");
+  emu::device().compute_capability = 90;
+}
+
+TEST(Device, kernels_start_early_only_if_their_code_can_wait) {
+  EXPECT_TRUE(open_gpu(0).queue.starts_early);
+  emu::device().code_capability = 80;  // compiled by the driver from code for an older GPU
+  EXPECT_FALSE(open_gpu(0).queue.starts_early);
+  emu::device().code_capability = 90;
+}
+
 }  // namespace
 }  // namespace pagoda::cuda

@@ -38,6 +38,7 @@ inline Queue test_queue(int num_multiprocessors = 4, int compute_capability = 90
   Queue queue;
   queue.num_multiprocessors = num_multiprocessors;
   queue.compute_capability = compute_capability;
+  queue.starts_early = compute_capability >= 90;
   queue.shared_bytes = compute_capability >= 90 ? 227 * 1024 : 163 * 1024;
   return queue;
 }

@@ -24,6 +24,7 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
   cudaErrorNotReady = 600,
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
@@ -93,6 +94,7 @@ struct Device {
   std::string name = "emulated GPU";
   int num_multiprocessors = 4;
   int compute_capability = 90;
+  int code_capability = 90;  ///< for which the kernels were compiled; 0: they were not, for this device
   size_t total_bytes = size_t{1} << 30;
   size_t shared_bytes = 227 * 1024;  ///< largest dynamic shared memory of a block
   size_t l2_bytes = size_t{1} << 20;
@@ -166,6 +168,16 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 const char* cudaGetErrorName(cudaError_t error);
+
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = emu::device().code_capability;
+  return emu::device().code_capability ? cudaSuccess : cudaErrorNoKernelImageForDevice;
+}
 
 /// The dynamic shared memory that a launch may ask for is checked against the device, not against this.
 template <class Kernel>
