@@ -3,7 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include "backend/cuda_library.h"
 #include "core/check.h"
+#include "cuda/cublaslt.h"
 #include "cuda/kernel_image.h"
 
 namespace pagoda {
@@ -49,6 +51,12 @@ std::string cuda_unavailable() {
   if (capability(0) < kOldestCapability) return "the first GPU is older than compute capability 8.0, which the kernels need";
   const std::string missing = cuda::find_kernel_image().missing;
   return missing.empty() ? missing : str("the first GPU has compute capability ", dotted(capability(0)), ", and ", missing);
+}
+
+std::string find_cuda_library(std::span<const std::string> folders) {
+  const cuda::CublasLt& library = cuda::load_cublaslt(folders);
+  const size_t version = library.version();
+  return str("cuBLASLt ", version / 10000, ".", version / 100 % 100, ".", version % 100, ", ", library.path);
 }
 
 DeviceInfo cuda_device_info(const CudaOptions& options) { return cuda::open_gpu(options.device_index).info; }

@@ -1,5 +1,6 @@
 // Linked instead of cuda/ when the build has no CUDA kernels.
 #include "backend/backend.h"
+#include "backend/cuda_library.h"
 #include "core/check.h"
 
 namespace pagoda {
@@ -18,5 +19,6 @@ std::string cuda_unavailable() { return "this build has no CUDA kernels"; }
 const BackendTraits& cuda_traits() { refuse(); }
 DeviceInfo cuda_device_info(const CudaOptions&) { refuse(); }
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions&) { refuse(); }
+std::string find_cuda_library(std::span<const std::string>) { refuse(); }
 
 }  // namespace pagoda

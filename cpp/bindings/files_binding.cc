@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cuda_library.h"
 #include "bindings/bindings.h"
 #include "core/check.h"
 #include "core/weight_format.h"
@@ -181,6 +182,9 @@ void bind_files(py::module_& module) {
         return values;
       },
       "Whether this build has CUDA kernels, and why they cannot be used here (empty if they can).");
+  module.def(
+      "find_cuda_library", [](const std::vector<std::string>& folders) { return find_cuda_library(folders); },
+      py::arg("folders"), "Path and version of cuBLASLt in words. DeviceError if it is absent or needed by nothing here.");
 }
 
 }  // namespace pagoda::bindings

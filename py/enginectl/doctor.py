@@ -26,7 +26,7 @@ from enginectl.inspection import fault_text
 from enginectl.ports import check_address
 from enginectl.serve import device_text
 from enginectl.session import open_client
-from pagoda.config import SamplingParams, load_config, scan_weights, system_info
+from pagoda.config import SamplingParams, find_cuda_library, load_config, scan_weights, system_info
 from pagoda.models import ALIASES, cache_path, resolve
 
 DEPENDENCIES = ("aiohttp", "jinja2", "pyyaml", "tokenizers", "tqdm")
@@ -118,6 +118,10 @@ def check_cuda() -> Iterator[tuple[str, str]]:
         yield "warning", f"built, but it cannot be used here: {info['cuda_unavailable']}; the CPU serves"
     elif built:
         yield "ok", f"built; {driver}"
+        try:
+            yield "ok", find_cuda_library()
+        except RuntimeError as error:
+            yield "warning", str(error)
     else:
         yield (
             "ok",

@@ -30,6 +30,7 @@ from pagoda._core import (
 )
 from pagoda.config_schema import SECTIONS, ModelSettings, Schema
 from pagoda.config_sources import Entry, FlagValue, SourceReader
+from pagoda.cuda_libraries import cuda_library_folders
 from pagoda.field_rows import FieldRow, rows_from_core, rows_from_dataclass
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "SamplingParams",
     "Setting",
     "config_schema",
+    "find_cuda_library",
     "inspect_model",
     "load_config",
     "plan_memory",
@@ -182,6 +184,14 @@ def system_info() -> dict[str, Any]:
     """
     cuda = _core.cuda_info()
     return {**_core.cpu_info(), "cuda_built": cuda["built"], "cuda_unavailable": cuda["unavailable"]}
+
+
+def find_cuda_library() -> str:
+    """Path and version of the library that multiplies matrices on the GPU, in words.
+
+    Raises DeviceError with what to install if it is not there.
+    """
+    return _core.find_cuda_library(cuda_library_folders())
 
 
 @functools.cache

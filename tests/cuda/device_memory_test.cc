@@ -5,9 +5,11 @@
 
 #include <numeric>
 
+#include "backend/cuda_library.h"
 #include "core/check.h"
 #include "cuda/device.h"
 #include "cuda/staging.h"
+#include "emulated_cublaslt.h"
 #include "emulation_support.h"
 
 namespace pagoda::cuda {
@@ -113,6 +115,13 @@ TEST(Device, kernels_start_early_only_if_their_code_can_wait) {
   emu::device().code_capability = 80;  // compiled by the driver from code for an older GPU
   EXPECT_FALSE(open_gpu(0).queue.starts_early);
   emu::device().code_capability = 90;
+}
+
+TEST(Device, the_library_is_named_with_its_version_and_missed_in_words) {
+  EXPECT_EQ(find_cuda_library({}), "cuBLASLt 13.0.0, emulated cuBLASLt");
+  emu::cublaslt().absent = true;
+  EXPECT_THROW(find_cuda_library({}), DeviceError);
+  emu::cublaslt().absent = false;
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 import enginectl.doctor as doctor
 import enginectl.pull
 from enginectl.__main__ import main
+from pagoda.config import DeviceError, find_cuda_library
 from pagoda.models import ALIASES, cache_path
 
 
@@ -49,6 +50,40 @@ def test_a_check_that_raises_fails_alone(monkeypatch: pytest.MonkeyPatch, capsys
     findings = json.loads(capsys.readouterr().out)["findings"]
     assert [(finding["check"], finding["status"]) for finding in findings][:2] == [("first", "ok"), ("first", "failed")]
     assert findings[-1]["check"] == "second"
+
+
+def use_cuda(monkeypatch: pytest.MonkeyPatch, unavailable: str, library: Callable[[], str]) -> None:
+    """Doctor sees a build with CUDA kernels."""
+    info = {**doctor.system_info(), "cuda_built": True, "cuda_unavailable": unavailable}
+    monkeypatch.setattr(doctor, "system_info", lambda: info)
+    monkeypatch.setattr(doctor, "find_cuda_library", library)
+
+
+def test_a_gpu_without_its_library_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> str:
+        raise DeviceError("cuBLASLt was not found; install it with `pip install nvidia-cublas`")
+
+    use_cuda(monkeypatch, "", absent)
+    assert list(doctor.check_cuda())[1:] == [
+        ("warning", "cuBLASLt was not found; install it with `pip install nvidia-cublas`")
+    ]
+    use_cuda(monkeypatch, "", lambda: "cuBLASLt 13.1.0, /lib/libcublasLt.so.13")
+    assert list(doctor.check_cuda())[1:] == [("ok", "cuBLASLt 13.1.0, /lib/libcublasLt.so.13")]
+
+
+def test_a_gpu_that_cannot_be_used_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cuda(monkeypatch, "this build has no kernels that run on it", lambda: pytest.fail("was looked for"))
+    (finding,) = doctor.check_cuda()
+    assert finding == (
+        "warning",
+        "built, but it cannot be used here: this build has no kernels that run on it; the CPU serves",
+    )
+
+
+def test_without_cuda_kernels_there_is_no_library_to_find() -> None:
+    if not doctor.system_info()["cuda_built"]:
+        with pytest.raises(DeviceError, match="this build has no CUDA kernels"):
+            find_cuda_library()
 
 
 def test_a_damaged_model_fails_and_the_right_one_passes(monkeypatch: pytest.MonkeyPatch) -> None:
