@@ -53,14 +53,14 @@ def margin(output: RequestOutput) -> float:
 
 
 def clear_prompts(
-    path: Path, lengths: Sequence[int], vocab: int, has_experts: bool = False
+    path: Path, lengths: Sequence[int], vocab: int, has_experts: bool = False, **options: Any
 ) -> tuple[list[list[int]], list[list[int]]]:
     """For each length a random prompt that the CPU continues with clear choices; and its tokens.
 
     Which experts a token goes to can be a coin toss too, without a trace in the logits: with `has_experts` a prompt
-    must be continued alike when the weights are rounded to bf16.
+    must be continued alike when the weights are rounded to bf16. `options` are the engine's.
     """
-    options = {"max_num_seqs": NUM_CANDIDATES, "max_num_batched_tokens": 256}
+    options = {"max_num_seqs": NUM_CANDIDATES, "max_num_batched_tokens": 256, **options}
     with ExitStack() as stack:
         llms = [stack.enter_context(engine(path, "cpu", **options))]
         if has_experts:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from cuda_engine.comparison import GREEDY, clear_prompts, engine, tokens_of
-from e2e.families.llama import LLAMA
+from e2e.families.llama import LLAMA, MISTRAL
 from e2e.references import prompt_logprobs
-from e2e.tiny_models import TinyModel
+from e2e.tiny_models import TinyModel, save
 from e2e.tiny_quantised import METHODS, save_quantised
 from e2e.tiny_table import DIRECTORIES
 
@@ -21,8 +21,7 @@ WITH_EXPERTS = [name for name in DIRECTORIES if any(word in name for word in ("m
 def test_an_architecture_gives_the_tokens_of_the_cpu(name: str, tiny: Callable[[str], TinyModel]) -> None:
     model = tiny(name)
     prompts, expected = clear_prompts(model.path, LENGTHS, model.vocab_size, has_experts=name in WITH_EXPERTS)
-    # Chunks of 16 tokens, and too few blocks for both requests: one is preempted and computed again from its cached
-    # prefix.
+    # Chunks of 16 tokens, and too few blocks for both requests: one is preempted, its blocks kept in host memory.
     options = {"max_num_batched_tokens": 16, "block_size": 4, "num_kv_blocks": 8, "prefix_cache": True}
     with engine(model.path, "cuda-emu", **options) as llm:
         assert llm.describe()["device"] == "emulated GPU"
@@ -31,6 +30,22 @@ def test_an_architecture_gives_the_tokens_of_the_cpu(name: str, tiny: Callable[[
         logprobs = prompt_logprobs(llm, prompts[0])
     with engine(model.path, "cpu") as llm:
         assert (logprobs - prompt_logprobs(llm, prompts[0])).abs().median() < 0.05
+
+
+@pytest.mark.parametrize("sliding_window", [None, 100])
+def test_a_context_of_several_leaves_gives_the_tokens_of_the_cpu(sliding_window: int | None, tmp_path: Path) -> None:
+    """Attention sums tiles of 64 keys into leaves of 256: prefills cross both, decoded tokens a tile's end or a leaf's.
+
+    The second run finds all but the last tokens of its prompts in the prefix cache.
+    """
+    config = {"max_position_embeddings": 512, "sliding_window": sliding_window}
+    model = save((LLAMA if sliding_window is None else MISTRAL).make(config), tmp_path / "model")
+    options = {"max_model_len": 400, "num_kv_blocks": 640}
+    prompts, expected = clear_prompts(model.path, [316, 250], model.vocab_size, **options)
+    with engine(model.path, "cuda-emu", **options, prefix_cache=True) as llm:
+        for hits in (0, 304 + 240):
+            assert tokens_of(llm.generate(prompts, GREEDY, use_tqdm=False)) == expected
+            assert llm.stats()["prefix_cache_hits"] == hits
 
 
 @pytest.mark.parametrize("fmt", ["q8_0", "q4_0", "q4_1", "q5_0", "f16"])
