@@ -171,13 +171,17 @@ TEST_F(WholeModel, requests_get_the_same_bits_in_a_batch_in_chunks_and_after_pre
 TEST_F(WholeModel, the_plan_is_what_the_engine_takes) {
   EngineOptions options = gpu_options();
   options.num_kv_blocks = is_emulated() ? 40 : 2000;
+  if (!is_emulated()) {  // the kernels' code is loaded, and the driver has what it keeps
+    const StartedEngine warm = start(options);
+    run(*warm.engine, requests(false));
+  }
   const size_t before = cuda_device_info({}).available_bytes;
   const StartedEngine started = start(options);
   run(*started.engine, requests(false));
   const size_t taken = before - cuda_device_info({}).available_bytes;
-  constexpr size_t kSlack = size_t{64} << 20;  // pages of the driver, code of the kernels, recorded steps
-  EXPECT_GE(taken + kSlack, started.plan.needed());
-  EXPECT_LE(taken, started.plan.needed() + kSlack);
+  const size_t slack = is_emulated() ? 0 : size_t{16} << 20;  // pages of the driver, recorded steps
+  EXPECT_GE(taken + slack, started.plan.needed());
+  EXPECT_LE(taken, started.plan.needed() + slack);
 }
 
 }  // namespace
