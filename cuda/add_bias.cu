@@ -51,6 +51,7 @@ __global__ void add_bias_kernel(BiasArgs<T> args) {
     for (int i = 0; i < kRun; ++i) bias[i] = args.bias[col + i];
   }
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   if (col >= args.cols) return;
   T* out = args.out + static_cast<int64_t>(blockIdx.x) * args.stride + col;
   if (whole) {

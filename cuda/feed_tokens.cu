@@ -11,6 +11,7 @@ constexpr unsigned kThreads = 128;
 /// An invalid row keeps token 0: its sequence ends, but the step behind it must not read outside of the embedding.
 __global__ void keep_kernel(const SampleState* states, int num_rows, int32_t* drawn) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   const int r = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (r >= num_rows) return;
   const SampleState& state = states[r];
@@ -19,6 +20,7 @@ __global__ void keep_kernel(const SampleState* states, int num_rows, int32_t* dr
 
 __global__ void feed_kernel(int32_t* ids, const int32_t* sources, const int32_t* drawn, int64_t n) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   const int64_t t = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (t < n && sources[t] >= 0) ids[t] = drawn[sources[t]];
 }

@@ -11,6 +11,7 @@ constexpr int kMaxWarps = 8;
 
 __global__ void __launch_bounds__(32 * kMaxWarps) apply_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   const int r = static_cast<int>(blockIdx.x);
   if (!work.tasks[r].edited()) return;
   const SampleRow& row = work.tasks[r].row;
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps) apply_kernel(SampleWork work) 
 
 __global__ void __launch_bounds__(32 * kMaxWarps) undo_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   const int r = static_cast<int>(blockIdx.x);
   if (!work.tasks[r].edited() || !work.tasks[r].reports()) return;
   undo_edits_and_counts(work.logits + r * work.stride, work, work.tasks[r].row);

@@ -36,6 +36,7 @@ __device__ int32_t draw_listed(const SampleWork& work, int r, BlockSpace& space)
 
 __global__ void __launch_bounds__(32 * kMaxWarps, 2) draw_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
   const int r = static_cast<int>(blockIdx.x);
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 2) draw_kernel(SampleWork work
 
 __global__ void __launch_bounds__(32 * kMaxOverflowWarps) draw_overflowing_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
   const int r = static_cast<int>(blockIdx.x);

@@ -12,6 +12,7 @@ constexpr int kMaxWarps = 8;
 
 __global__ void __launch_bounds__(32 * kMaxWarps) sum_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   const int r = static_cast<int>(blockIdx.y);
   SampleState& state = work.states[r];

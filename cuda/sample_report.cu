@@ -17,6 +17,7 @@ __device__ __forceinline__ bool is_reported(const SampleWork& work, int r) {
 
 __global__ void __launch_bounds__(32 * kMaxWarps) report_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   const int r = static_cast<int>(blockIdx.y);
   if (!is_reported(work, r)) return;
@@ -84,6 +85,7 @@ __device__ void select_candidates(const Source& source, unsigned count, TopSpace
 
 __global__ void __launch_bounds__(32 * kMaxWarps) rank_kernel(SampleWork work) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   TopSpace& space = *reinterpret_cast<TopSpace*>(shared);
   const int r = static_cast<int>(blockIdx.x);

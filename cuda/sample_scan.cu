@@ -16,6 +16,7 @@ __device__ __forceinline__ bool scans_raw(const SampleTask& task, const SampleSt
 
 __global__ void __launch_bounds__(32 * kMaxWarps) scan_kernel(SampleWork work, SampleValues values) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   const int r = static_cast<int>(blockIdx.y);
   SampleState& state = work.states[r];
   const bool raw = values == SampleValues::raw;
@@ -83,6 +84,7 @@ __device__ void plan_draw(const SampleWork& work, int r, float best, BlockSpace&
 
 __global__ void __launch_bounds__(32 * kMaxWarps) plan_kernel(SampleWork work, SampleValues values) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
   const int r = static_cast<int>(blockIdx.x);

@@ -12,6 +12,7 @@ constexpr int kMaxWarps = 16;
 
 __global__ void __launch_bounds__(32 * kMaxWarps) filter_kernel(SampleWork work, const FilterParams* params) {
   gpu::wait_for_grid();
+  gpu::launch_dependents();
   DYNAMIC_SHARED(shared);
   BlockSpace& space = *reinterpret_cast<BlockSpace*>(shared);
   const int r = static_cast<int>(blockIdx.x);
