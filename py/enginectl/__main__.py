@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "write a model as a GGUF file or as safetensors, in another weight format",
     "plan": "print the memory plan of a model without loading it",
     "trace": "write a trace of steps and requests, for Perfetto",
+    "bench": "print the table of benchmark results",
     "doctor": "check this machine and this installation",
     "config": "show the configuration in use",
 }
