@@ -19,7 +19,7 @@ CUDA_TARGETS := pagoda_cuda_device gpu_kernels_bench gpu_engine_bench _core
 CMAKE_PYBIND = -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 
 .DELETE_ON_ERROR:
-.PHONY: serve chat bench bench-gpu test test-cpp test-cuda test-gpu test-python test-sanitize test-cuda-sanitize build-tests build-cuda fuzz lint format
+.PHONY: serve chat bench bench-peers bench-quality bench-gpu test test-cpp test-cuda test-gpu test-python test-sanitize test-cuda-sanitize build-tests build-cuda fuzz lint format
 .PHONY: clean help install
 
 serve: $(VENV)/package.stamp  ## build, install and start the server on 127.0.0.1:8000 (ARGS="..." are its flags)
@@ -30,6 +30,12 @@ chat: $(VENV)/package.stamp  ## talk to the model in the terminal
 
 bench: $(VENV)/package.stamp  ## measure speed on this machine
 	@exec $(PY) bench/speed.py $(ARGS)
+
+bench-peers: $(VENV)/package.stamp $(VENV)/bench.stamp  ## measure us and others by turns (ARGS="--setup llama.cpp", then "--peers llama.cpp")
+	@exec $(PY) bench/peers/run.py $(ARGS)
+
+bench-quality: $(VENV)/package.stamp $(VENV)/bench.stamp  ## perplexity and KL of us and llama.cpp against the f32 reference
+	@exec $(PY) bench/quality.py $(ARGS)
 
 install: $(VENV)/package.stamp  ## build and install into .venv
 
@@ -119,6 +125,10 @@ $(VENV)/package.stamp: $(VENV)/base.stamp $(SOURCES)
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
 	@tools/quietly.sh "installing the test packages (torch among them: a large download)" tools/install_extra.sh $(PY) test
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/base.stamp
+	@tools/quietly.sh "installing the packages of the f32 reference" tools/install_extra.sh $(PY) bench
 	@touch $@
 
 $(VENV)/fuzz.stamp: $(VENV)/base.stamp
