@@ -7,6 +7,7 @@ holds them.
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -64,7 +65,9 @@ class ModelFiles:
         source = self.directory()
         if not hasattr(peer, "prepare"):
             return source
-        return self._made(f"{self.name}.{peer.__name__}.{weights}", lambda out: peer.prepare(python, source, out))
+        packages = next((python.parent.parent / "lib").glob("python*/site-packages"))
+        variables = {**os.environ, "PYTHONPATH": str(packages)}
+        return self._made(f"{self.name}.{peer.__name__}.{weights}", lambda out: peer.prepare(variables, source, out))
 
     def gguf(self, weights: str) -> Path:
         """A GGUF file in a format; the source itself where that has it."""
@@ -80,9 +83,14 @@ class ModelFiles:
 
     def _write_directory(self, out: Path) -> None:
         transformers, torch = importlib.import_module("transformers"), importlib.import_module("torch")
-        file = {"gguf_file": self._source.name}
-        model = transformers.AutoModelForCausalLM.from_pretrained(self._source.parent, dtype=torch.bfloat16, **file)
-        model.save_pretrained(out)
+        file = {"gguf_file": self._source.name}  # in f32: other types keep the file's own blocks
+        read = transformers.AutoModelForCausalLM.from_pretrained(self._source.parent, dtype=torch.float32, **file)
+        config = read.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = transformers.AutoModelForCausalLM.from_config(config)  # one that was read from GGUF is never written
+        plain.load_state_dict(read.state_dict())
+        plain.to(torch.bfloat16).save_pretrained(out)
         transformers.AutoTokenizer.from_pretrained(self._source.parent, **file).save_pretrained(out)
 
     def _random(self, out: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 
 from http_engine import HttpEngine, free_port
 
-NAME, VERSION, PACKAGES = "pagoda", "", ()
+NAME, VERSION, PACKAGES = "pagoda-http", "", ()
 MODEL = "benched"
 FORMATS = {"q4_1": "gguf", "q4_0": "gguf", "q8_0": "gguf", "bf16": "gguf"}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from worker import InProcess, result
 
 NAME, VERSION = "CTranslate2", "4.8.5"
-PACKAGES = ("ctranslate2==4.8.5", "torch==2.13.0", "transformers>=5,<6", "safetensors", "sentencepiece")
+PACKAGES = ("ctranslate2==4.8.5",)
+CONVERTER = "from ctranslate2.converters.transformers import main; main()"
 FORMATS = {"int8": "hf"}
 
 
@@ -33,7 +35,7 @@ class Engine(InProcess):
         return result(item.sequences_ids[0] for item in self._generator.generate_batch(texts, **lengths, **search))
 
 
-def prepare(python: Path, source: Path, out: Path) -> None:
-    """Converts a Hugging Face directory."""
-    converter = [python.parent / "ct2-transformers-converter", "--model", source, "--output_dir", out]
-    subprocess.run([*converter, "--copy_files", "tokenizer.json"], check=True)
+def prepare(variables: dict[str, str], source: Path, out: Path) -> None:
+    """Converts a Hugging Face directory. `variables` let this Python, which has torch, find the peer."""
+    converter = [sys.executable, "-c", CONVERTER, "--model", source, "--output_dir", out]
+    subprocess.run([*converter, "--copy_files", "tokenizer.json"], check=True, env=variables)

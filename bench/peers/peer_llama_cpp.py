@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def setup(place: Path) -> None:
     configure = [tools / "cmake", "-S", place / "llama.cpp", "-B", place / "build", "-G", "Ninja"]
     ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
     subprocess.run([*configure, ninja, *(f"-D{option}" for option in options)], check=True, stdout=subprocess.DEVNULL)
-    build = [tools / "cmake", "--build", place / "build", "--target", "llama-server", "llama"]
-    subprocess.run(build, check=True)
+    build = [tools / "cmake", "--build", place / "build", "--parallel", str(os.cpu_count()), "--target"]
+    subprocess.run([*build, "llama-server", "llama"], check=True)
     libraries, include = place / "build" / "bin", place / "llama.cpp"
     source = Path(__file__).parent / "llama_logits.cc"
     flags = ["-std=c++20", "-O2", f"-I{include / 'include'}", f"-I{include / 'ggml' / 'include'}"]

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from worker import InProcess, same_lengths
 
 NAME, VERSION = "ONNX Runtime GenAI", "0.18.0"
-PACKAGES = (
-    "onnxruntime-genai==0.18.0",
-    "onnxruntime==1.31.1",
-    "onnx",
-    "onnx_ir",
-    "torch==2.13.0",
-    "transformers>=5,<6",
-)
+PACKAGES = ("onnxruntime-genai==0.18.0", "onnxruntime==1.31.1", "onnx", "onnx_ir")
 FORMATS = {"int4": "hf"}
 LARGEST_BATCH = 32  # the library refuses more
 
@@ -52,7 +46,8 @@ class Engine(InProcess):
         return [len(generator.get_sequence(index)) - length for index in range(len(prompts))]
 
 
-def prepare(python: Path, source: Path, out: Path) -> None:
-    """Builds the int4 model from a Hugging Face directory."""
-    builder = [python, "-m", "onnxruntime_genai.models.builder", "-m", source, "-o", out, "-p", "int4", "-e", "cpu"]
-    subprocess.run([*builder, "--extra_options", "int4_accuracy_level=4"], check=True)
+def prepare(variables: dict[str, str], source: Path, out: Path) -> None:
+    """Builds the int4 model from a Hugging Face directory; `variables` let our Python, which has torch, find it."""
+    builder = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", source, "-o", out]
+    options = ["-p", "int4", "-e", "cpu", "--extra_options", "int4_accuracy_level=4"]
+    subprocess.run([*builder, *options], check=True, env=variables)

@@ -182,15 +182,11 @@ def add_value(results: BenchResults, entry: Entry, files: ModelFiles, line: dict
     if line["others"] > max_others:
         print(f"{where}: left out, others used {line['others']:.0%} of the machine", file=sys.stderr)
         return
-    http = entry.name == "pagoda-http" and line["case"] in NAMES
-    case = f"{line['case']}_http" if http else line["case"]
     version = entry.module.VERSION or results.commit
     bound = limit(line["case"], entry.weights, files)
-    values = [line["value"]]
-    name = "pagoda" if entry.name in OURS else entry.module.NAME
-    results.add(
-        Row(name, version, files.name, entry.weights, case, line["unit"], values, line["lower_is_better"], bound)
-    )
+    case, unit, lower = line["case"], line["unit"], line["lower_is_better"]
+    row = Row(entry.module.NAME, version, files.name, entry.weights, case, unit, [line["value"]], lower, bound)
+    results.add(row)
 
 
 def limit(case: str, weights: str, files: ModelFiles) -> Bound | None:

@@ -43,7 +43,7 @@ def render(results: list[BenchResults], rows: list[Row], markdown: bool) -> str:
     head += [f"{row.case}: {_number(median(row.values))} {row.unit}" for row in limits.values()]
     measured = sorted(
         (row for row in rows if row.engine != MACHINE),
-        key=lambda row: (row.model, _first(rows, row), row.engine != OURS, row.engine, row.format),
+        key=lambda row: (row.model, _first(rows, row), row.engine not in OURS, row.engine, row.format),
     )
     table = [_cells(row, measured, limits) for row in measured]
     return "\n".join([*head, "", *_table([HEAD, *table], markdown)])
@@ -55,7 +55,7 @@ def _first(rows: list[Row], row: Row) -> int:
 
 
 def _cells(row: Row, rows: list[Row], limits: dict[str, Row]) -> list[str]:
-    peers = [o for o in rows if (o.model, o.case, o.unit) == (row.model, row.case, row.unit) and o.engine != OURS]
+    peers = [o for o in rows if (o.model, o.case, o.unit) == (row.model, row.case, row.unit) and o.engine not in OURS]
     same = [other for other in peers if bits(other.format) == bits(row.format)]
     return [
         row.model,
@@ -79,7 +79,7 @@ def bits(weights: str) -> str:
 
 def _ratio(row: Row, peers: list[Row]) -> str:
     """Our median against the best of the peers', above 1 when ours is better; only our rows have one."""
-    if row.engine != OURS or not peers:
+    if row.engine not in OURS or not peers:
         return ""
     medians = [median(peer.values) for peer in peers]
     own = median(row.values)
