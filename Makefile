@@ -19,7 +19,7 @@ CUDA_TARGETS := pagoda_cuda_device gpu_kernels_bench gpu_engine_bench _core
 CMAKE_PYBIND = -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
 
 .DELETE_ON_ERROR:
-.PHONY: serve chat bench bench-peers bench-quality bench-gpu test test-cpp test-cuda test-gpu test-python test-sanitize test-cuda-sanitize build-tests build-cuda fuzz lint format
+.PHONY: serve chat bench bench-peers bench-quality bench-gpu instructions test test-cpp test-cuda test-gpu test-python test-sanitize test-cuda-sanitize build-tests build-cuda fuzz lint format
 .PHONY: clean help install
 
 serve: $(VENV)/package.stamp  ## build, install and start the server on 127.0.0.1:8000 (ARGS="..." are its flags)
@@ -55,6 +55,9 @@ test-cuda: build-tests $(VENV)/package.stamp $(VENV)/test.stamp  ## CUDA kernels
 
 test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end tests
 	@echo "== running the Python tests" && $(PYTEST) $(ARGS)
+
+instructions: build-tests  ## compare the instructions of fixed steps with bench/instructions.json (needs valgrind)
+	@$(PY) bench/instructions.py build/tests/step_instructions $(ARGS)
 
 test-sanitize: $(VENV)/base.stamp  ## C++ tests under the address and undefined-behaviour sanitizers
 	@tools/prerequisites.sh $(PYTHON) gtest
