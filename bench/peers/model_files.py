@@ -50,7 +50,7 @@ class ModelFiles:
 
     def decode_bytes(self, weights: str, context: int) -> float:
         """What one token of a single stream reads: all matrices, and bf16 keys and values of `context` tokens."""
-        path = self.gguf(weights if weights in ("q4_0", "q4_1", "q8_0", *HALF_PRECISION) else self.own_format)
+        path = self.gguf(weights)
         scale = path.stat().st_size / self._source.stat().st_size
         return path.stat().st_size - self._unread * scale + 2.0 * self._key_values * context
 
@@ -73,7 +73,9 @@ class ModelFiles:
         """A GGUF file in a format; the source itself where that has it."""
         if weights == self.own_format:
             return self._source
-        make = [sys.executable, "-m", "enginectl", "convert", self._source]
+        plain = weights in (*HALF_PRECISION, "q8_0")  # blocks of fewer bits are made of plain numbers only
+        source = self._source if plain or self.own_format in HALF_PRECISION else self.gguf("bf16")
+        make = [sys.executable, "-m", "enginectl", "convert", source]
         rest = ["--weight-format", weights, "--force"]
         return self._made(f"{self.name}.{weights}.gguf", lambda out: subprocess.run([*make, out, *rest], check=True))
 

@@ -183,22 +183,22 @@ def add_value(results: BenchResults, entry: Entry, files: ModelFiles, line: dict
         print(f"{where}: left out, others used {line['others']:.0%} of the machine", file=sys.stderr)
         return
     version = entry.module.VERSION or results.commit
-    bound = limit(line["case"], entry.weights, files)
+    bound = limit(line["case"], entry, files)
     case, unit, lower = line["case"], line["unit"], line["lower_is_better"]
     row = Row(entry.module.NAME, version, files.name, entry.weights, case, unit, [line["value"]], lower, bound)
     results.add(row)
 
 
-def limit(case: str, weights: str, files: ModelFiles) -> Bound | None:
+def limit(case: str, entry: Entry, files: ModelFiles) -> Bound | None:
     """What the machine limits a case by, where that is one thing."""
     known = {item.name: item for item in CASES}.get(case)
     if known is None:
         return None
     if known.is_prefill:
-        peak = "bf16_peak" if weights in HALF_PRECISION else "int8_peak"
+        peak = "bf16_peak" if entry.weights in HALF_PRECISION else "int8_peak"
         return Bound(peak, files.prefill_operations(known.own))
-    if known.name == "decode":
-        return Bound("read_bandwidth", files.decode_bytes(weights, known.own + known.output // 2))
+    if known.name == "decode" and entry.module.FORMATS[entry.weights] == "gguf":
+        return Bound("read_bandwidth", files.decode_bytes(entry.weights, known.own + known.output // 2))
     return None
 
 
