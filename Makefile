@@ -10,6 +10,7 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 30
+CUDA_ARCHITECTURES ?= AUTO
 # Folders are listed too: their time changes when a file is removed.
 SOURCES := $(shell find CMakeLists.txt pyproject.toml cmake cpp $(wildcard cuda) py -name __pycache__ -prune -o -print)
 CMAKE_TESTS := cmake -S . -G Ninja -DPAGODA_TESTS=ON -DPAGODA_WERROR=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY)
@@ -75,7 +76,7 @@ test-cuda-sanitize: $(VENV)/base.stamp  ## the emulated CUDA tests under the sam
 
 build-cuda: $(VENV)/base.stamp $(VENV)/cuda-check.stamp  ## compile the CUDA kernels with nvcc and check what came out; needs no GPU
 	@tools/prerequisites.sh $(PYTHON) gtest
-	@tools/quietly.sh "configuring with CUDA" $(CMAKE_TESTS) -B build/cuda -DPAGODA_CUDA=ON $(CMAKE_PYBIND)
+	@tools/quietly.sh "configuring with CUDA" $(CMAKE_TESTS) -B build/cuda -DPAGODA_CUDA=ON -DPAGODA_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" $(CMAKE_PYBIND)
 	@tools/quietly.sh "building with nvcc" cmake --build build/cuda -j $(JOBS) --target $(CUDA_TARGETS)
 	@$(PY) tools/check_cuda.py build/cuda
 	@$(PY) tools/check_without_gpu.py build/cuda
