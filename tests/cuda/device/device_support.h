@@ -178,7 +178,8 @@ class DeviceTest : public ::testing::Test {
   void SetUp() override {
     if (const std::string reason = cuda_unavailable(); !reason.empty()) GTEST_SKIP() << reason;
     gpu_ = std::make_unique<Machine>(make_gpu(deterministic()));
-    cpu_ = std::make_unique<Machine>(make_cpu_backend({.num_threads = is_emulated() ? 1 : 0, .isa = "auto"}));
+    cpu_ = std::make_unique<Machine>(
+        make_cpu_backend({.num_threads = is_emulated() ? 1 : 0, .isa = "auto", .activation_dtype = "int16"}));
   }
 
   /// Of the GPU's backend: without it some operations have other, faster kernels.
