@@ -119,8 +119,11 @@ class RequestState:
         if choice.detokenizer is not None:
             # A token that ended the choice is not part of its text.
             shown = tokens[:-1] if stop_reason is not None and tokens else tokens
+            num_before = choice.detokenizer.num_tokens
             text = choice.detokenizer.push(shown)
-            if finish is not None:
+            if choice.detokenizer.stopped is not None:  # one step can draw tokens behind a stop string
+                tokens = tokens[: choice.detokenizer.num_tokens - num_before]
+            elif finish is not None:
                 text += choice.detokenizer.finish()
             if choice.detokenizer.stopped is not None:
                 finish, stop_reason = "stop", choice.detokenizer.stopped
