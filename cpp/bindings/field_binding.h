@@ -28,6 +28,9 @@ void from_python(const char* name, py::handle value, double& out);
 void from_python(const char* name, py::handle value, std::string& out);
 void from_python(const char* name, py::handle value, std::map<int64_t, double>& out);
 
+template <HasFields Owner>
+void from_python(const char* name, py::handle value, Owner& out);
+
 template <class T>
 void from_python(const char* name, py::handle value, std::optional<T>& out) {
   if (value.is_none()) {
@@ -53,11 +56,29 @@ void from_python(const char* name, py::handle value, std::vector<T>& out) {
   }
 }
 
+/// A dictionary of the struct's own rows; what it leaves out has its default.
+template <HasFields Owner>
+void from_python(const char* name, py::handle value, Owner& out) {
+  require(PyDict_Check(value.ptr()), name, " must be a map, got ", shown(value));
+  out = {};
+  for (const auto& [key, entry] : py::reinterpret_borrow<py::dict>(value)) {
+    bool known = false;
+    for_each_field<Owner>([&](const auto& row) {
+      if (!py::str(row.name).equal(key)) return;
+      known = true;
+      from_python(str(name, ".", row.name).c_str(), entry, out.*row.member);
+    });
+    require(known, name, " has no parameter ", shown(key));
+  }
+}
+
 inline py::object to_python(bool value) { return py::bool_(value); }
 inline py::object to_python(int64_t value) { return py::int_(value); }
 inline py::object to_python(double value) { return py::float_(value); }
 inline py::object to_python(const std::string& value) { return py::str(value); }
 py::object to_python(const std::map<int64_t, double>& value);
+template <HasFields Owner>
+py::object to_python(const Owner& owner);
 template <class T>
 py::object to_python(const std::optional<T>& value) {
   return value ? to_python(*value) : py::none();
@@ -69,6 +90,13 @@ py::object to_python(const std::vector<T>& value) {
   return list;
 }
 
+template <HasFields Owner>
+py::object to_python(const Owner& owner) {
+  py::dict values;
+  for_each_field<Owner>([&](const auto& row) { values[row.name] = to_python(owner.*row.member); });
+  return values;
+}
+
 inline const char* type_name(const bool*) { return "bool"; }
 inline const char* type_name(const int64_t*) { return "int"; }
 inline const char* type_name(const double*) { return "float"; }
@@ -78,8 +106,25 @@ inline const char* type_name(const std::optional<double>*) { return "float?"; }
 inline const char* type_name(const std::vector<int64_t>*) { return "list[int]"; }
 inline const char* type_name(const std::vector<std::string>*) { return "list[str]"; }
 inline const char* type_name(const std::map<int64_t, double>*) { return "dict[int,float]"; }
+template <HasFields Owner>
+const char* type_name(const std::optional<Owner>*) {
+  return "map?";
+}
 
-/// {"name", "type", "default", "min", "max", "open_min", "doc"} of every row.
+template <class Owner>
+py::list field_rows();
+
+/// The rows of a value that has some: those of a struct, or of what an optional may hold.
+template <class Value>
+py::list rows_of(const Value&) {
+  return py::list();
+}
+template <HasFields Owner>
+py::list rows_of(const std::optional<Owner>&) {
+  return field_rows<Owner>();
+}
+
+/// {"name", "type", "default", "min", "max", "open_min", "doc"} of every row, and "fields" with the rows of a map's values.
 template <class Owner>
 py::list field_rows() {
   py::list rows;
@@ -96,6 +141,7 @@ py::list field_rows() {
     entry["max"] = bound(row.range.max);
     entry["open_min"] = row.range.open_min;
     entry["doc"] = row.doc;
+    entry["fields"] = rows_of(defaults.*row.member);
     rows.append(entry);
   });
   return rows;
@@ -120,9 +166,7 @@ void assign_fields(const char* type, Owner& owner, const py::dict& values) {
 /// All members by name.
 template <class Owner>
 py::dict to_dict(const Owner& owner) {
-  py::dict values;
-  for_each_field<Owner>([&](const auto& row) { values[row.name] = to_python(owner.*row.member); });
-  return values;
+  return to_python<Owner>(owner);
 }
 
 /// An Owner that remembers which of its members were given by name; the others may take a model's own defaults.

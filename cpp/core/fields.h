@@ -39,8 +39,8 @@ struct Range {
   }
 };
 
-/// One row. `Value` is bool, int64_t, double, std::string, std::optional or std::vector of such; the default is the member's
-/// value in a default-constructed Owner.
+/// One row. `Value` is bool, int64_t, double, std::string, a struct with rows, std::optional or std::vector of such; the
+/// default is the member's value in a default-constructed Owner.
 template <class Owner, class Value>
 struct Field {
   const char* name;
@@ -63,6 +63,10 @@ template <class Owner, class Visit>
 void for_each_field(Visit&& visit) {
   std::apply([&](const auto&... rows) { (visit(rows), ...); }, Owner::fields());
 }
+
+/// A struct that has rows of its own can be the value of a row.
+template <class T>
+concept HasFields = requires { T::fields(); };
 
 template <class T>
 struct is_optional : std::false_type {};

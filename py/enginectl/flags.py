@@ -66,6 +66,7 @@ def _shape(row: FieldRow) -> dict[str, Any]:
         "list[int]": "ID[,ID...]",
         "list[str]": "TEXT",
         "dict[int,float]": "ID:X[,ID:X...]",
+        "map": "{KEY: VALUE, ...}",
     }
     repeated = row.base_type.startswith(("list", "dict"))
     return {"metavar": words[row.base_type], "action": "append" if repeated else "store"}

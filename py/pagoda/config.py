@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import stat
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -269,7 +270,7 @@ def _build(owner: Callable[..., Any], given: Mapping[str, Entry], faults: list[s
             problems += [text for text in str(error).splitlines() if text not in problems]
     section = next(iter(given.values())).section
     for text in problems:
-        place = given.get(text.split(maxsplit=1)[0])
+        place = given.get(re.split(r"[\s.]", text, maxsplit=1)[0])
         faults.append(f"{section}: {text}" if place is None else _at(place, f"{section}.{text}"))
     return None
 

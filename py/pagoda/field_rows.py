@@ -15,6 +15,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pagoda.yaml_loader import load_yaml
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)\s*")
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)([kKmM])\s*")
 _FACTORS = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
@@ -45,10 +47,11 @@ def _number(value: float) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FieldRow:
-    """One configurable value. `type` is bool, int, float, str, list[int], list[str] or dict[int,float]; `?` at its
-    end allows null.
+    """One configurable value. `type` is bool, int, float, str, list[int], list[str], dict[int,float] or map; `?` at
+    its end allows null.
 
-    The value of a `secret` row is never printed.
+    A map has the keys of its `fields`; one that is left out has the default of its row. The value of a `secret` row is
+    never printed.
     """
 
     name: str
@@ -60,6 +63,7 @@ class FieldRow:
     doc: str = ""
     choices: tuple[str, ...] = ()
     secret: bool = False
+    fields: tuple[FieldRow, ...] = ()
 
     @property
     def base_type(self) -> str:
@@ -96,10 +100,11 @@ class FieldRow:
         return f"<= {_number(high)}" if high is not None else ""
 
     def help(self) -> str:
-        """One line for `--help`: doc, range, default."""
+        """One line for `--help`: doc, range, default; of a map also those of its values."""
         default = "unset" if self.default in (None, "", [], {}, ()) else show(self.default).strip("'")
         notes = [note for note in (self.range_text(), " | ".join(self.choices), f"default {default}") if note]
-        return f"{self.doc} ({', '.join(notes)})".lstrip().replace("%", "%%")
+        keys = "".join(f"; {field.name}: {field.help()}" for field in self.fields)
+        return f"{self.doc} ({', '.join(notes)}){keys}".lstrip().replace("%", "%%")
 
     def from_yaml(self, value: Any) -> Any:
         """Checks a typed value (from YAML or Python) and returns it in the field's type. Raises FieldError.
@@ -120,6 +125,8 @@ class FieldRow:
         """
         if isinstance(text, bool):
             return self.from_yaml(text)
+        if self.base_type == "map":
+            return self._map_from_text(text if isinstance(text, str) else text[-1])
         if self.base_type.startswith(("list", "dict")):
             return self._items_from_text([text] if isinstance(text, str) else text)
         word = text if isinstance(text, str) else text[-1]
@@ -136,6 +143,12 @@ class FieldRow:
         pairs = [part.partition(":") for part in parts]
         return self.from_yaml({self._scalar(key, "int"): self._scalar(value, "float") for key, _, value in pairs})
 
+    def _map_from_text(self, text: str) -> Any:
+        tree, errors = load_yaml(text)
+        if errors:
+            raise FieldError(f"must be {self._expected()}, got {show(text)}: {errors[0]}")
+        return self.from_yaml(tree.plain() if tree is not None else None)
+
     def _scalar(self, word: str, kind: str) -> Any:
         """`word` as bool, int or float; the word itself when it is none of them, for `from_yaml` to refuse with its
         own text.
@@ -151,7 +164,11 @@ class FieldRow:
             return word
 
     def _expected(self) -> str:
-        kind = _KINDS[self.base_type] + (" or a size such as 4GiB" if self.is_bytes else "")
+        kind = (
+            _KINDS[self.base_type]
+            + ", ".join(field.name for field in self.fields)
+            + (" or a size such as 4GiB" if self.is_bytes else "")
+        )
         kind += " or a count such as 16K" if self.is_tokens else ""
         if self.choices:
             kind = "one of " + ", ".join(self.choices)
@@ -242,6 +259,21 @@ def _to_bias(row: FieldRow, value: Any) -> dict[int, float]:
     return bias
 
 
+def _to_map(row: FieldRow, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        row._refuse(value)
+    fields = {field.name: field for field in row.fields}
+    values = {}
+    for key, entry in value.items():
+        if key not in fields:
+            raise FieldError(f"has no key {show(key)}; its keys are {', '.join(fields)}")
+        try:
+            values[key] = fields[key].from_yaml(entry)
+        except FieldError as error:
+            raise FieldError(f"has a wrong value: {key} {error}") from None
+    return values
+
+
 _CONVERT: Mapping[str, typing.Callable[[FieldRow, Any], Any]] = {
     "bool": _to_bool,
     "int": _to_int,
@@ -250,6 +282,7 @@ _CONVERT: Mapping[str, typing.Callable[[FieldRow, Any], Any]] = {
     "list[int]": _to_list,
     "list[str]": _to_list,
     "dict[int,float]": _to_bias,
+    "map": _to_map,
 }
 _KINDS = {
     "bool": "true or false",
@@ -259,6 +292,7 @@ _KINDS = {
     "list[int]": "a list of whole numbers",
     "list[str]": "a list of texts",
     "dict[int,float]": "a map of token ids to numbers",
+    "map": "a map with keys among ",
 }
 
 
@@ -273,6 +307,7 @@ def rows_from_core(rows: Iterable[Mapping[str, Any]]) -> list[FieldRow]:
             maximum=row["max"],
             open_minimum=bool(row["open_min"]),
             doc=row["doc"],
+            fields=tuple(rows_from_core(row.get("fields", ()))),
         )
         for row in rows
     ]

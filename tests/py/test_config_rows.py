@@ -117,6 +117,36 @@ def test_a_secret_is_not_repeated_in_an_error() -> None:
     assert "12345" not in str(caught.value)
 
 
+PAIR = row(
+    "map?", name="pair", fields=(row("str", "a", name="method"), row("int", 5, name="k", minimum=1, doc="how many"))
+)
+
+
+def test_a_map_is_read_as_yaml_and_its_values_by_their_rows() -> None:
+    assert PAIR.from_text("{method: b, k: 3}") == {"method": "b", "k": 3}
+    assert PAIR.from_text("null") is None
+    assert PAIR.from_yaml({"k": 2.0}) == {"k": 2}, "what is left out is left to the owner's default"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("3", "must be a map with keys among method, k or null, got 3"),
+        ("{k: 0}", "has a wrong value: k must be a whole number >= 1, got 0"),
+        ("{n: 1}", "has no key 'n'; its keys are method, k"),
+        ("{k: 1", "must be a map with keys among method, k or null, got '{k: 1'"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused(text: str, error: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        PAIR.from_text(text)
+    assert str(caught.value).startswith(error)
+
+
+def test_the_help_of_a_map_tells_its_keys() -> None:
+    assert "k: how many (>= 1, default 5)" in PAIR.help()
+
+
 def test_rows_of_a_dataclass_carry_its_metadata() -> None:
     @dataclasses.dataclass
     class Options:
