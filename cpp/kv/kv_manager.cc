@@ -64,6 +64,13 @@ bool KvManager::reserve(BlockTable& table, int64_t num_tokens) {
   return true;
 }
 
+void KvManager::trim(BlockTable& table, int64_t num_tokens) {
+  const int64_t num_kept = blocks_for(num_tokens);
+  ensure(num_kept >= table.num_published, "a table was cut to ", num_kept, " blocks, of which ", table.num_published,
+         " are published");
+  for (; std::ssize(table.blocks) > num_kept; table.blocks.pop_back()) pool_.release(table.blocks.back());
+}
+
 void KvManager::publish(BlockTable& table, std::span<const int32_t> tokens, int64_t num_computed, std::string_view salt) {
   const auto size = static_cast<size_t>(block_size());
   const auto num_full = static_cast<size_t>(num_computed) / size;

@@ -34,6 +34,8 @@ class KvManager {
   BlockTable share(const BlockTable& table, int64_t num_blocks);
   /// Extends the table to hold `num_tokens` tokens. False (and nothing changed) when there are not enough free blocks.
   [[nodiscard]] bool reserve(BlockTable& table, int64_t num_tokens);
+  /// Gives back the blocks behind those that hold `num_tokens` tokens; none of them may be published.
+  void trim(BlockTable& table, int64_t num_tokens);
   /// Makes findable every full block among the first `num_computed` tokens. `tokens` are the table's tokens from position 0.
   void publish(BlockTable& table, std::span<const int32_t> tokens, int64_t num_computed, std::string_view salt);
   /// Gives all blocks back and empties the table. The last block goes first, so that the end of a cached text is evicted before

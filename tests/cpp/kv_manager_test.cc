@@ -119,6 +119,20 @@ TEST(KvManager, finds_released_blocks_until_they_are_reused) {
   check(kv, {&b, &again});
 }
 
+TEST(KvManager, a_trimmed_table_keeps_what_its_tokens_need) {
+  KvManager kv(8, 4, true);
+  BlockTable a = computed(kv, iota(8));
+  ASSERT_TRUE(kv.reserve(a, 20));
+  const std::vector<BlockId> blocks = a.blocks;
+  kv.trim(a, 9);
+  EXPECT_EQ(a.blocks, (std::vector<BlockId>{blocks[0], blocks[1], blocks[2]}));
+  EXPECT_EQ(kv.num_free(), 5);
+  kv.trim(a, 12);
+  EXPECT_EQ(a.blocks.size(), 3u) << "it never grows";
+  check(kv, {&a});
+  EXPECT_THROW(kv.trim(a, 4), InternalError) << "the second block is published";
+}
+
 TEST(KvManager, publishes_only_full_blocks) {
   KvManager kv(4, 4, true);
   BlockTable a;
