@@ -24,6 +24,13 @@ int padded_blocks(int n, int64_t most) {
   return static_cast<int>(std::min(columns, most));
 }
 
+constexpr int32_t kUnknownToken = -1;
+
+int32_t token_at(const PlannedSeq& planned, int64_t position) {
+  if (position >= planned.end) return planned.draft[static_cast<size_t>(position - planned.end)];
+  return position < planned.seq->num_tokens() ? planned.seq->tokens[static_cast<size_t>(position)] : kUnknownToken;
+}
+
 int32_t* writable(const int32_t* array) { return const_cast<int32_t*>(array); }  // into host_, which is the builder's own
 
 }  // namespace
@@ -47,11 +54,12 @@ void BatchBuilder::measure(const StepPlan& plan) {
   shape_.block_size = static_cast<int>(limits_.block_size);
   has_sources_ = false;
   for (const PlannedSeq& planned : plan.seqs) {
-    const int64_t num_blocks = (planned.end + limits_.block_size - 1) / limits_.block_size;
+    const int64_t end = planned.draft_end();
+    const int64_t num_blocks = (end + limits_.block_size - 1) / limits_.block_size;
     shape_.max_blocks = std::max(shape_.max_blocks, static_cast<int>(num_blocks));
-    shape_.max_query_len = std::max(shape_.max_query_len, static_cast<int>(planned.end - planned.begin));
-    shape_.max_kv_len = std::max(shape_.max_kv_len, static_cast<int>(planned.end));
-    shape_.num_logit_rows += static_cast<int>(planned.rows_end - planned.rows_begin) + planned.wants_token;
+    shape_.max_query_len = std::max(shape_.max_query_len, static_cast<int>(end - planned.begin));
+    shape_.max_kv_len = std::max(shape_.max_kv_len, static_cast<int>(end));
+    shape_.num_logit_rows += static_cast<int>(planned.rows_end - planned.rows_begin + planned.num_draws());
     has_sources_ |= planned.token_source >= 0;
   }
   ensure(shape_.num_logit_rows <= limits_.max_logit_rows(), "a step wants ", shape_.num_logit_rows,
@@ -103,16 +111,15 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
     int32_t* row = writable(at.block_table) + i * static_cast<size_t>(shape_.max_blocks);
     std::copy_n(blocks.begin(), std::min(std::ssize(blocks), static_cast<std::ptrdiff_t>(shape_.max_blocks)), row);
     writable(at.query_start)[i] = token;
-    writable(at.kv_len)[i] = static_cast<int32_t>(planned.end);
-    for (int64_t position = planned.begin; position < planned.end; ++position, ++token) {
+    writable(at.kv_len)[i] = static_cast<int32_t>(planned.draft_end());
+    for (int64_t position = planned.begin; position < planned.draft_end(); ++position, ++token) {
       const int64_t block = position / limits_.block_size, offset = position % limits_.block_size;
-      const bool is_known = position < planned.seq->num_tokens();
-      token_ids[token] = is_known ? planned.seq->tokens[static_cast<size_t>(position)] : 0;
-      if (!is_known) sources[token] = planned.token_source;
+      token_ids[token] = token_at(planned, position);
+      if (token_ids[token] == kUnknownToken) token_ids[token] = 0, sources[token] = planned.token_source;
       positions[token] = static_cast<int32_t>(position);
       slots[token] = static_cast<int32_t>(blocks[static_cast<size_t>(block)] * limits_.block_size + offset);
       const bool reports = planned.rows_begin <= position && position < planned.rows_end;
-      if (reports || (planned.wants_token && position == planned.end - 1)) *logit_rows++ = token;
+      if (reports || (planned.wants_token && position >= planned.end - 1)) *logit_rows++ = token;
     }
   }
   if (shape_key_) fill_padding(token);
@@ -156,7 +163,8 @@ void BatchBuilder::add_masks(const StepPlan& plan, std::chrono::steady_clock::ti
     const PlannedSeq& planned = plan.seqs[i];
     row += static_cast<size_t>(planned.rows_end - planned.rows_begin);
     if (!planned.wants_token) continue;
-    SampleRow& draw = samples_.rows[row++];
+    SampleRow& draw = samples_.rows[row];
+    row += static_cast<size_t>(planned.num_draws());
     if (!planned.seq->mask || !errors_[i].empty()) continue;
     const TokenMask::State state = planned.seq->mask->wait(deadline);
     ended_[i] = state == TokenMask::State::ended;
@@ -185,19 +193,23 @@ void BatchBuilder::add_sample(const PlannedSeq& planned, std::string& error) {
     source.params = &seq.params();
     source.key = seq.key;
     source.tokens = seq.tokens;
-    source.num_unknown = planned.end - seq.num_tokens();
     source.num_prompt = seq.num_prompt;
     if (seq.params().uses_penalties()) source.counts = &seq.counts;
     source.bad_words = seq.request->bad_words;
     source.eos_tokens = eos_tokens_;
-    add_row_(samples_, source);
+    for (int64_t draw = 0; draw < planned.num_draws(); ++draw) {
+      source.num_unknown = planned.end + draw - seq.num_tokens();
+      add_row_(samples_, source);
+    }
   } catch (const std::exception& failure) {
     error = str("sampling could not be set up: ", failure.what());
     samples_.rows.resize(num_rows);
     samples_.edits.resize(num_edits);
     samples_.counts.resize(num_counts);
     samples_.masks.resize(num_mask_words);
-    add_forced_row(samples_, 0, -1);  // holds the row's place; its result is not looked at
+    for (int64_t draw = 0; draw < planned.num_draws(); ++draw) {
+      add_forced_row(samples_, 0, -1);  // holds the row's place; its result is not looked at
+    }
   }
 }
 

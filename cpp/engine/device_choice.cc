@@ -13,6 +13,8 @@ DeviceChoice::DeviceChoice(const EngineOptions& options, StartFolders folders) {
   is_cpu_ = options.device == "cpu" || (options.device == "auto" && !usable_gpu());
   cpu_ = {static_cast<int>(options.num_threads), options.isa, options.activation_dtype};
   cuda_ = {0, options.deterministic, std::move(folders.libraries), std::move(folders.cache)};
+  require(is_cpu_ || !options.speculative, "speculative works on the CPU only: unset it, or set device to cpu; got device ",
+          options.device);
   if (is_cpu_ || options.device == "auto") return;
   if (options.device == "cuda-emu") {
     require(cuda_build() == CudaBuild::emulated,

@@ -39,6 +39,7 @@ Limits make_limits(const EngineOptions& options, int64_t vocab_size, int64_t max
   limits.watermark_blocks = static_cast<int64_t>(options.watermark * static_cast<double>(num_blocks));
   limits.max_num_queued_tokens = options.max_num_queued_tokens.value_or(0);
   limits.max_prefill_chunk = options.long_prefill_token_threshold.value_or(0);
+  limits.max_draft_per_seq = options.scheduling_rules().draft.max_tokens;
   return limits;
 }
 
@@ -257,6 +258,9 @@ void Engine::finish_oldest() {
   last_step_tokens_ = oldest.plan->num_tokens;
   last_step_seconds_ = seconds_since(oldest.begin);
   scheduler_.trace().step(oldest.begin, *oldest.plan);
+  if (oldest.plan->only_decodes() && parts_.backend->traits().max_steps_in_flight == 1) {
+    scheduler_.step_cost().add(last_step_tokens_, last_step_seconds_);
+  }
   constexpr int64_t kPrefillTokens = 64;  // steps of fewer tokens do not tell what a token of a prompt costs
   if (last_step_tokens_ < kPrefillTokens) return;
   const double cost = last_step_seconds_ / static_cast<double>(last_step_tokens_);

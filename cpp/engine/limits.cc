@@ -23,7 +23,11 @@ int64_t Limits::max_running() const { return std::min(max_num_seqs, max_num_batc
 
 int64_t Limits::max_prompt_rows() const { return std::min(kMaxPromptRows, max_num_batched_tokens); }
 
-int64_t Limits::max_logit_rows() const { return std::min(max_running() + max_prompt_rows(), max_num_batched_tokens); }
+int64_t Limits::max_draft_rows() const { return std::min(kMaxDraftRows, max_draft_per_seq * max_running()); }
+
+int64_t Limits::max_logit_rows() const {
+  return std::min(max_running() + max_prompt_rows() + max_draft_rows(), max_num_batched_tokens);
+}
 
 int64_t Limits::max_blocks_per_seq() const { return (max_context() + block_size - 1) / block_size; }
 

@@ -28,15 +28,20 @@ struct Limits {
   int64_t watermark_blocks = 0;       ///< blocks that stay free when a sequence starts beside others
   int64_t max_num_queued_tokens = 0;  ///< most prompt tokens waiting for their first step; 0 = any number
   int64_t max_prefill_chunk = 0;      ///< most tokens of one prompt in one step; 0 = any number
+  int64_t max_draft_per_seq = 0;      ///< most draft tokens of one sequence in one step; 0 = there are none
 
   /// Prompt positions of one step that may ask for logprobs: each takes a row of logits, and a whole chunk of rows over a large
   /// vocabulary would need more workspace than the model itself.
   static constexpr int64_t kMaxPromptRows = 64;
+  /// Draft tokens of one step, which take a row each too. A batch that fills its rows without them gains nothing by them.
+  static constexpr int64_t kMaxDraftRows = 64;
 
   /// Most sequences running: each decoding one must get its token in every step.
   int64_t max_running() const;
   /// Most prompt-logprob rows of one step.
   int64_t max_prompt_rows() const;
+  /// Most draft tokens of one step.
+  int64_t max_draft_rows() const;
   /// Most rows of logits of one step; the workspace must be planned for it.
   int64_t max_logit_rows() const;
   /// Most blocks in one sequence's table.

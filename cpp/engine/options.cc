@@ -40,6 +40,9 @@ SchedulingRules EngineOptions::scheduling_rules() const {
   if (scheduling_policy == "fair") rules.policy = SchedulingPolicy::fair;
   if (preemption_mode == "swap") rules.preemption = PreemptionMode::swap;
   if (preemption_mode == "recompute") rules.preemption = PreemptionMode::recompute;
+  if (speculative) {
+    rules.draft = {speculative->num_speculative_tokens, speculative->prompt_lookup_max, speculative->prompt_lookup_min};
+  }
   return rules;
 }
 
@@ -47,6 +50,13 @@ void EngineOptions::validate() const {
   validate_ranges(*this);
   require(device == "auto" || device == "cpu" || device == "cuda-emu" || cuda_index(),
           "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"", device, "\"");
+  if (speculative) {
+    try {
+      speculative->validate();
+    } catch (const InvalidArgument& refusal) {
+      throw InvalidArgument(str("speculative.", refusal.what()));
+    }
+  }
   validate_word("isa", isa, {"auto", "avx512", "avx2", "portable"});
   validate_word("activation_dtype", activation_dtype, {"auto", "int8", "int16"});
   validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f16", "fp8", "f32"});

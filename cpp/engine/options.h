@@ -9,6 +9,7 @@
 
 #include "core/fields.h"
 #include "engine/scheduling_rules.h"
+#include "engine/speculative_options.h"
 
 namespace pagoda {
 
@@ -37,6 +38,7 @@ struct EngineOptions {
   std::optional<int64_t> max_num_queued_tokens;
   int64_t num_traced_seqs = 1024;
   double structured_output_timeout_s = 2;
+  std::optional<SpeculativeOptions> speculative;
 
   static constexpr auto fields();
 
@@ -103,6 +105,9 @@ constexpr auto EngineOptions::fields() {
             "latest sequences whose timelines are kept; 0 = none"),
       field("structured_output_timeout_s", &O::structured_output_timeout_s, Range::closed(0.001, 600),
             "longest wait of a step for a grammar's allowed tokens, in seconds; a sequence without them ends with an error"),
+      field("speculative", &O::speculative,
+            "try guessed tokens along with the newest one; the same tokens in fewer steps where texts repeat themselves; CPU "
+            "only; unset = off"),
   };
 }
 

@@ -82,7 +82,7 @@ void Runner::download_hidden(const StepPlan& plan) {
   int64_t row = 0;
   for (const PlannedSeq& planned : plan.seqs) {
     const int64_t begin = row + planned.pool_begin - planned.begin, count = planned.pool_end - planned.pool_begin;
-    row += planned.end - planned.begin;
+    row += planned.draft_end() - planned.begin;
     if (count == 0) continue;
     downloaded_.resize(static_cast<size_t>(count) * row_bytes);
     backend_.download(downloaded_.data(), hidden_.as<std::byte>() + static_cast<size_t>(begin) * row_bytes, downloaded_.size());
@@ -103,7 +103,8 @@ void Runner::collect(const StepPlan& plan, StepResult& result) {
     const auto num_pooled = (plan.seqs[i].pool_end - plan.seqs[i].pool_begin) * model_.hidden_size();
     got.hidden.assign(pooled, pooled + num_pooled);
     pooled += num_pooled;
-    got.token = -1;
+    got.tokens.clear();
+    got.logprobs.clear();
     got.prompt_logprobs.clear();
     got.error = builder.errors()[i];
     got.invalid_logits = false;
@@ -129,9 +130,20 @@ void Runner::take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& r
     complain(planned.end - 1);
     if (restricts_tokens(planned.seq->params())) result.error += ", or the request's restrictions leave no token to choose";
   }
-  result.token = sampled_.rows[row].token;
-  if (planned.seq->params().logprobs) result.logprobs = logprobs_of(row);
-  ++row;
+  take_draws(planned, row, result);
+  row += static_cast<size_t>(planned.num_draws());
+}
+
+/// Takes the drawn tokens as long as they are those of the draft, and the first one behind that. If a later row is not usable
+/// the next step will find out.
+void Runner::take_draws(const PlannedSeq& planned, size_t row, SequenceResult& result) const {
+  for (int64_t draw = 0; draw < planned.num_draws(); ++draw, ++row) {
+    const SampledRow& drawn = sampled_.rows[row];
+    if (draw > 0 && drawn.invalid) return;
+    result.tokens.push_back(drawn.token);
+    if (planned.seq->params().logprobs) result.logprobs.push_back(logprobs_of(row));
+    if (draw == std::ssize(planned.draft) || drawn.token != planned.draft[static_cast<size_t>(draw)]) return;
+  }
 }
 
 TokenLogprobs Runner::logprobs_of(size_t row) const {

@@ -41,6 +41,7 @@ class Runner {
   void forward();
   void download_hidden(const StepPlan& plan);
   void take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& result) const;
+  void take_draws(const PlannedSeq& planned, size_t row, SequenceResult& result) const;
   TokenLogprobs logprobs_of(size_t row) const;
 
   Model& model_;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "engine/sequence.h"
 #include "engine/stats.h"
 #include "engine/step.h"
+#include "engine/step_cost.h"
 #include "engine/trace.h"
 #include "kv/kv_manager.h"
 #include "kv/swap_space.h"
@@ -42,6 +44,9 @@ namespace pagoda {
 /// 6. A step may be planned before the one before it is committed, if the device runs steps in the order of their plans. A
 ///    sequence that draws a token in the first continues in the second behind that token, if nothing depends on which token it
 ///    is; else it waits for the commit. What the second gave a sequence that the first ended is dropped.
+/// 7. What is left of the step's tokens and blocks goes to draft tokens: guesses at what comes behind the newest token of a
+///    sequence, computed with it. Each position draws as it would alone, so a draft changes nothing but how many tokens a step
+///    gives.
 class Scheduler {
  public:
   /// `kv` must outlive the scheduler.
@@ -65,6 +70,8 @@ class Scheduler {
 
   /// For PreemptionMode::automatic; may change from step to step.
   void set_costs(const PreemptionCosts& costs) { costs_ = costs; }
+  /// What steps that only decode take: decides how many draft tokens are worth their place.
+  StepCost& step_cost() { return step_cost_; }
   /// Preemptions since the last call, in order; the latest kMaxNotices of them.
   std::vector<PreemptionNotice> take_notices() { return std::exchange(notices_, {}); }
   static constexpr size_t kMaxNotices = 16;
@@ -107,7 +114,12 @@ class Scheduler {
   void count_first_schedule(Sequence& seq, int64_t num_cached);
   void count_unstarted(const Sequence& seq, int64_t sign);
   void pool(const PlannedSeq& planned, SequenceResult& result, std::vector<Output>& outputs);
-  void append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs);
+  void append_tokens(const PlannedSeq& planned, SequenceResult& result, std::vector<Output>& outputs);
+  void add_drafts();
+  int64_t num_worthwhile(const Sequence& seq) const;
+  int64_t draft_length(const PlannedSeq& planned) const;
+  void settle_draft(const PlannedSeq& planned, int64_t num_drawn);
+  void guess(Sequence& seq, std::span<const int32_t> came);
   void set_finish(const Sequence& seq, Output& output) const;
   void finish(Sequence& seq, FinishReason reason);
   void end(Sequence& seq, FinishReason reason, const std::string& error, std::vector<Output>& outputs);
@@ -119,6 +131,7 @@ class Scheduler {
   KvManager& kv_;
   SwapSpace swap_space_;
   PreemptionCosts costs_;
+  StepCost step_cost_;
   std::vector<PreemptionNotice> notices_;
   FairTurns turns_;  // of tenants, under the policy fair
 

@@ -26,7 +26,7 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
     Sequence& seq = *plan.seqs[i].seq;
     SequenceResult& got = result.seqs[i];
     --seq.num_in_flight;
-    if (plan.seqs[i].wants_token) --seq.num_pending;
+    if (plan.seqs[i].wants_token) --seq.num_pending, seq.num_draft = 0;
     if (seq.state == SequenceState::finished) continue;
     stats_.num_numerics_errors += got.invalid_logits;
     if (!got.error.empty()) {
@@ -40,7 +40,7 @@ void Scheduler::commit(const StepPlan& plan, StepResult& result, std::vector<Out
       outputs.back().prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
       continue;
     }
-    if (plan.seqs[i].wants_token) append_token(seq, got, outputs);
+    if (plan.seqs[i].wants_token) append_tokens(plan.seqs[i], got, outputs);
     if (seq.pools()) pool(plan.seqs[i], got, outputs);
     if (plan.seqs[i].end < seq.num_prompt && seq.choice == 0 && seq.num_output() == 0) {
       outputs.emplace_back(output_of(seq)).num_prompt_computed = plan.seqs[i].end;
@@ -69,21 +69,29 @@ void Scheduler::pool(const PlannedSeq& planned, SequenceResult& result, std::vec
   finish(seq, output.finish);
 }
 
-void Scheduler::append_token(Sequence& seq, SequenceResult& result, std::vector<Output>& outputs) {
-  seq.tokens.push_back(result.token);
-  if (seq.params().uses_penalties()) seq.counts.add_output(result.token);
-  ++stats_.num_generation_tokens;
-  trace_.token(seq);
-  if (rules_.policy == SchedulingPolicy::fair) turns_.charge(seq.tenant(), 1);
-
+void Scheduler::append_tokens(const PlannedSeq& planned, SequenceResult& result, std::vector<Output>& outputs) {
+  Sequence& seq = *planned.seq;
   Output& output = outputs.emplace_back(output_of(seq));
-  output.tokens.push_back(result.token);
-  if (seq.params().logprobs) output.logprobs.push_back(std::move(result.logprobs));
+  for (const int32_t token : result.tokens) {
+    seq.tokens.push_back(token);
+    if (seq.params().uses_penalties()) seq.counts.add_output(token);
+    ++stats_.num_generation_tokens;
+    trace_.token(seq);
+    if (rules_.policy == SchedulingPolicy::fair) turns_.charge(seq.tenant(), 1);
+    output.tokens.push_back(token);
+    set_finish(seq, output);
+    if (output.finish != FinishReason::none) break;
+  }
+  if (seq.params().logprobs) {
+    result.logprobs.resize(output.tokens.size());
+    output.logprobs = std::move(result.logprobs);
+  }
   output.prompt_logprobs = std::exchange(seq.prompt_logprobs, {});
-  set_finish(seq, output);
+  if (!planned.draft.empty()) settle_draft(planned, std::ssize(output.tokens));
   if (output.finish != FinishReason::none) return finish(seq, output.finish);
-  if (seq.mask) seq.mask->post(result.token);
+  if (seq.mask) seq.mask->post(seq.tokens.back());
   if (seq.state == SequenceState::running) publish(seq);
+  if (rules_.draft.max_tokens) guess(seq, output.tokens);
 }
 
 /// Decides whether the sequence's newest token is its last.

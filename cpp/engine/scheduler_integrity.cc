@@ -36,8 +36,9 @@ void check_running(const Sequence& seq, const KvManager& kv) {
   ensure(!seq.is_swapped(), "running sequence ", seq.id, " holds blocks on the host");
   const int64_t num_blocks = std::ssize(seq.table.blocks);
   // The token that a step has just drawn gets its block when it is planned.
-  ensure(num_blocks == kv.blocks_for(seq.num_expected()) || num_blocks == kv.blocks_for(seq.num_expected() - 1), "sequence ",
-         seq.id, " has ", num_blocks, " blocks for ", seq.num_expected(), " tokens");
+  const int64_t num_stored = seq.num_expected() + (seq.num_draft ? seq.num_draft - 1 : 0);
+  ensure(num_blocks == kv.blocks_for(num_stored) || num_blocks == kv.blocks_for(num_stored - 1), "sequence ", seq.id, " has ",
+         num_blocks, " blocks for ", num_stored, " tokens");
   const int64_t num_full = std::min(seq.num_computed, seq.num_tokens()) / kv.block_size();
   ensure(seq.table.num_published == num_full, "sequence ", seq.id, " has published ", seq.table.num_published, " of ", num_full,
          " full blocks");

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "engine/drafter.h"
 #include "engine/preemption.h"
 
 namespace pagoda {
@@ -13,6 +14,7 @@ enum class SchedulingPolicy : uint8_t { fcfs, priority, fair };
 struct SchedulingRules {
   SchedulingPolicy policy = SchedulingPolicy::fcfs;
   PreemptionMode preemption = PreemptionMode::automatic;
+  DraftRules draft = {};
 };
 
 }  // namespace pagoda

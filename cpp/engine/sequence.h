@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/drafter.h"
 #include "engine/mask_exchange.h"
 #include "engine/request.h"
 #include "kv/kv_manager.h"
@@ -44,6 +45,8 @@ struct Sequence {
   int num_pending = 0;       ///< tokens behind the known ones that planned steps will draw
   int32_t draw_row = -1;     ///< where the last pending token is drawn: the row of its step's SampleBatch
   int num_in_flight = 0;     ///< planned steps that name this sequence and are not committed
+  Drafter drafter;           ///< used if tokens are drafted at all
+  int64_t num_draft = 0;     ///< draft tokens behind the known ones that a planned step tries
   int64_t max_output = 0;
   BlockTable table;
   std::vector<BlockId> host_blocks;  ///< of a swapped sequence: what holds its computed tokens
@@ -67,11 +70,11 @@ struct Sequence {
   int64_t num_output() const { return num_tokens() - num_prompt; }
   /// Known and pending tokens.
   int64_t num_expected() const { return num_tokens() + num_pending; }
-  /// Whether a step can be planned on pending tokens: no draw depends on which they are, and the last of them is not the
-  /// sequence's last for sure.
-  bool can_run_ahead() const {
-    return !params().uses_penalties() && request->bad_words.empty() && !mask && num_output() + num_pending < max_output;
-  }
+  /// Whether it is the model alone that makes a draw depend on the tokens before it.
+  bool draws_freely() const { return !params().uses_penalties() && request->bad_words.empty() && !mask; }
+  /// Whether a step can be planned on pending tokens: no draw depends on which they are, it is known how many there will be,
+  /// and the last of them is not the sequence's last for sure.
+  bool can_run_ahead() const { return draws_freely() && num_draft == 0 && num_output() + num_pending < max_output; }
   const SamplingParams& params() const { return request->params; }
   const std::string& tenant() const { return request->tenant; }
   const std::string& salt() const { return request->params.cache_salt; }

@@ -28,6 +28,9 @@ struct Stats {
   int64_t prefix_cache_hits = 0;
   int64_t num_prompt_tokens = 0;
   int64_t num_generation_tokens = 0;
+  int64_t spec_decode_num_drafts = 0;
+  int64_t spec_decode_num_draft_tokens = 0;
+  int64_t spec_decode_num_accepted_tokens = 0;
   int64_t num_finished_stop = 0;
   int64_t num_finished_length = 0;
   int64_t num_finished_abort = 0;
@@ -98,6 +101,9 @@ constexpr auto Stats::fields() {
       counter("prefix_cache_hits", &S::prefix_cache_hits, "prompt tokens found in the prefix cache"),
       counter("num_prompt_tokens", &S::num_prompt_tokens, "prompt tokens of all sequences started"),
       counter("num_generation_tokens", &S::num_generation_tokens, "tokens generated"),
+      counter("spec_decode_num_drafts", &S::spec_decode_num_drafts, "how often a step tried draft tokens for a sequence"),
+      counter("spec_decode_num_draft_tokens", &S::spec_decode_num_draft_tokens, "draft tokens tried"),
+      counter("spec_decode_num_accepted_tokens", &S::spec_decode_num_accepted_tokens, "draft tokens that were drawn"),
       counter("num_finished_stop", &S::num_finished_stop, "sequences ended by a stop or end-of-sequence token"),
       counter("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
       counter("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller before they were complete"),

@@ -2,7 +2,9 @@
 // the scheduler.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,13 @@ struct PlannedSeq {
   int32_t token_source = -1;  ///< >= 0: token end - 1 is not known yet; the step before draws it in this row of its SampleBatch
   int64_t pool_begin = 0;     ///< positions [pool_begin, pool_end) report their hidden states
   int64_t pool_end = 0;
+  /// Tokens that may follow, computed at positions from `end` on. Each draws a token too, which counts only if all draft tokens
+  /// before it were drawn. The sequence's own.
+  std::span<const int32_t> draft = {};
+
+  /// The end of all positions that are computed.
+  int64_t draft_end() const { return end + std::ssize(draft); }
+  int64_t num_draws() const { return wants_token ? 1 + std::ssize(draft) : 0; }
 };
 
 /// All that a step does. Blocks are copied before anything is computed: first to the host, then from there, then within the
@@ -32,25 +41,32 @@ struct PlannedSeq {
 struct StepPlan {
   std::vector<PlannedSeq> seqs;
   std::vector<BlockCopy> swap_out, swap_in, copies;
-  int64_t num_tokens = 0;
+  int64_t num_tokens = 0;  ///< draft tokens counted
+  int64_t num_draft = 0;   ///< draft tokens
   int64_t num_prompt_rows = 0;
   int64_t num_rows = 0;  ///< of logits: prompt rows and draws
   bool wants_hidden = false;
+
+  /// Whether each sequence has one token, drafts apart, and draws the next one.
+  bool only_decodes() const {
+    const auto is_decode = [](const PlannedSeq& planned) { return planned.wants_token && planned.end - planned.begin == 1; };
+    return std::ranges::all_of(seqs, is_decode);
+  }
 
   void clear() {
     seqs.clear();
     swap_out.clear();
     swap_in.clear();
     copies.clear();
-    num_tokens = num_prompt_rows = num_rows = 0;
+    num_tokens = num_draft = num_prompt_rows = num_rows = 0;
     wants_hidden = false;
   }
 };
 
 /// What a step gave one planned sequence.
 struct SequenceResult {
-  int32_t token = -1;                          ///< the drawn token, when one was wanted
-  TokenLogprobs logprobs;                      ///< of that token, when asked for
+  std::vector<int32_t> tokens;          ///< when one was wanted: the drawn token, behind draft tokens that were drawn too
+  std::vector<TokenLogprobs> logprobs;  ///< of those tokens, when asked for
   std::vector<TokenLogprobs> prompt_logprobs;  ///< of positions [rows_begin, rows_end)
   bool ended = false;                          ///< the sequence was complete before this step; nothing was drawn
   std::vector<float> hidden;                   ///< [pool_end - pool_begin, H]

@@ -74,6 +74,7 @@ class EngineOptions:
     max_num_queued_tokens: int | None
     num_traced_seqs: int
     structured_output_timeout_s: float
+    speculative: dict[str, Any] | None
     given: set[str]
     def clone(self, **changes: Any) -> EngineOptions: ...
     def to_dict(self) -> dict[str, Any]: ...

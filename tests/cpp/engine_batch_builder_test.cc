@@ -39,6 +39,29 @@ StepPlan plan_of(std::vector<PlannedSeq> seqs) {
   return plan;
 }
 
+TEST(BatchBuilder, draft_tokens_follow_the_known_ones_and_each_position_draws) {
+  Fixture f;
+  const Ints draft{21, 22, 23};
+  PlannedSeq drafting{f.add(sim::make_request("a", {10, 11, 12, 13, 14, 15}, 5), {7, 3, 2}), 5, 6, 5, 5, true};
+  drafting.draft = draft;
+  const PlannedSeq plain{f.add(sim::make_request("b", {30, 31, 32}, 5), {9}), 2, 3, 2, 2, true};
+  StepPlan plan = plan_of({drafting, plain});
+  plan.num_tokens += 3;
+  f.builder.build(plan);
+  const Batch batch = f.builder.batch_at(f.builder.host().data());
+  EXPECT_EQ(batch.max_query_len, 4);
+  EXPECT_EQ(batch.max_kv_len, 9);
+  EXPECT_EQ(array(batch.token_ids, 5), (Ints{15, 21, 22, 23, 32}));
+  EXPECT_EQ(array(batch.positions, 5), (Ints{5, 6, 7, 8, 2}));
+  EXPECT_EQ(array(batch.slots, 5), (Ints{13, 14, 15, 8, 38}));
+  EXPECT_EQ(array(batch.query_start, 3), (Ints{0, 4, 5}));
+  EXPECT_EQ(array(batch.kv_len, 2), (Ints{9, 3}));
+  EXPECT_EQ(array(batch.logit_rows, batch.num_logit_rows), (Ints{0, 1, 2, 3, 4}));
+  std::vector<uint64_t> counters;
+  for (const SampleRow& row : f.builder.samples().rows) counters.push_back(row.counter);
+  EXPECT_EQ(counters, (std::vector<uint64_t>{6, 7, 8, 9, 3}));
+}
+
 TEST(BatchBuilder, fills_up_a_step_of_single_tokens) {
   Fixture f;
   BatchBuilder builder(f.limits, {}, add_sample_row, true);

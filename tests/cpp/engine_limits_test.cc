@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "engine/engine.h"
 #include "engine/limits.h"
 #include "engine/options.h"
 #include "sim_engine.h"
@@ -48,8 +49,20 @@ TEST(EngineOptions, a_refusal_names_the_option_and_what_is_allowed) {
   EXPECT_EQ(option_refusal([](auto& o) { o.scheduling_policy = "sjf"; }),
             "scheduling_policy must be one of fcfs, priority, fair, got \"sjf\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.memory_utilization = 1.5; }), "memory_utilization must be in (0, 1], got 1.5");
+  EXPECT_EQ(option_refusal([](auto& o) { o.speculative.emplace().num_speculative_tokens = 65; }),
+            "speculative.num_speculative_tokens must be in [1, 64], got 65");
   EXPECT_EQ(option_refusal([](auto& o) { o.num_kv_blocks = o.kv_cache_memory = 1; }),
             "kv_cache_memory and num_kv_blocks both set the size of the KV cache; give one of them");
+}
+
+TEST(EngineOptions, speculation_plans_rows_for_its_tokens) {
+  EngineOptions options;
+  const auto rows = [&] { return make_limits(options, 100, 100, 100).max_logit_rows(); };
+  const int64_t without = rows();
+  options.speculative.emplace().num_speculative_tokens = 3;
+  EXPECT_EQ(rows(), without + Limits::kMaxDraftRows);
+  options.max_num_seqs = 2;
+  EXPECT_EQ(rows(), 2 + Limits::kMaxPromptRows + 6);
 }
 
 Limits limits_of(int64_t num_blocks, int64_t max_model_len) {

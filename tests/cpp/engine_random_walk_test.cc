@@ -60,6 +60,8 @@ class Walk {
     options.faults = &faults_;
     options.steps_in_flight = 1 + pick(2);
     options.pads_decode_steps = pick(2) != 0;
+    options.repeats = pick(3) != 0;
+    if (pick(2)) options.rules.draft = {1 + static_cast<int64_t>(pick(7)), 2 + static_cast<int64_t>(pick(3)), 1};
     allocations_fail_ = static_cast<bool>(options.hooks.fail_allocation);
     return options;
   }
@@ -177,6 +179,8 @@ TEST(RandomWalk, keeps_every_invariant_and_every_token) {
   EXPECT_GT(total.num_finished_length, 500);
   EXPECT_GT(total.num_finished_abort, 500);
   EXPECT_GT(total.num_finished_error, 100);
+  EXPECT_GT(total.spec_decode_num_accepted_tokens, 500);
+  EXPECT_GT(total.spec_decode_num_draft_tokens - total.spec_decode_num_accepted_tokens, 300);
   EXPECT_GT(num_refused, 500);
 }
 

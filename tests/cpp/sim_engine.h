@@ -38,10 +38,11 @@ struct SimOptions {
   int64_t max_num_queued_tokens = 0;
   int64_t max_prefill_chunk = 0;
   std::chrono::milliseconds mask_timeout{2000};
+  bool repeats = false;  // see SimModel
 
   Limits limits() const {
     return {vocab_size, max_model_len,   max_num_seqs,     max_num_batched_tokens, max_num_queued_seqs, num_blocks,
-            block_size, num_swap_blocks, watermark_blocks, max_num_queued_tokens,  max_prefill_chunk};
+            block_size, num_swap_blocks, watermark_blocks, max_num_queued_tokens,  max_prefill_chunk,   rules.draft.max_tokens};
   }
 };
 
@@ -97,7 +98,7 @@ class SimEngine {
   explicit SimEngine(const SimOptions& options)
       : options_(options),
         limits_(options.limits()),
-        model_(options.vocab_size, options.faults),
+        model_(options.vocab_size, options.faults, options.repeats),
         kv_(options.num_blocks, static_cast<int>(options.block_size), options.prefix_cache, options.hooks),
         cache_(&backend_, model_.kv_shape(), DType::f32, static_cast<int>(options.block_size), options.num_blocks,
                options.num_swap_blocks),
@@ -181,9 +182,11 @@ class SimEngine {
       EXPECT_LE(planned.end, num_expected);
       EXPECT_EQ(planned.wants_token, planned.end == num_expected && !planned.seq->pools());
       EXPECT_EQ(planned.token_source >= 0, planned.end > planned.seq->num_tokens());
-      EXPECT_EQ(std::ssize(planned.seq->table.blocks), kv_.blocks_for(num_expected)) << "I5";
-      num_tokens += planned.end - planned.begin;
-      num_rows += planned.rows_end - planned.rows_begin + planned.wants_token;
+      EXPECT_TRUE(planned.draft.empty() || (planned.wants_token && planned.end == planned.seq->num_tokens()));
+      const int64_t num_draft = std::ssize(planned.draft);
+      EXPECT_EQ(std::ssize(planned.seq->table.blocks), kv_.blocks_for(num_expected + num_draft)) << "I5";
+      num_tokens += planned.draft_end() - planned.begin;
+      num_rows += planned.rows_end - planned.rows_begin + planned.num_draws();
     }
     for (const BlockCopy& copy : plan.copies) {
       EXPECT_EQ(std::ranges::count(plan.copies, copy.from, &BlockCopy::to), 0) << "a copy of what the same step copies";
@@ -227,7 +230,8 @@ class SimEngine {
   std::map<std::pair<std::string, int32_t>, Transcript> transcripts_;
 };
 
-/// The transcripts of a request that runs alone, in one chunk, without the prefix cache, in a cache with room for all.
+/// The transcripts of a request that runs alone, in one chunk, without drafts and the prefix cache, in a cache with room for
+/// all.
 inline std::vector<Transcript> alone(const Request& request, const SimOptions& options) {
   SimOptions roomy = options;
   roomy.num_blocks = request.params.n * (options.max_model_len / options.block_size + 1);
@@ -236,6 +240,7 @@ inline std::vector<Transcript> alone(const Request& request, const SimOptions& o
   roomy.num_swap_blocks = roomy.watermark_blocks = roomy.max_prefill_chunk = 0;
   roomy.hooks = {};
   roomy.steps_in_flight = 1;
+  roomy.rules.draft = {};
   Request bounded = request;
   if (request.pooling == Pooling::none)
     bounded.params.max_tokens = options.limits().max_output(request);  // not more in more room

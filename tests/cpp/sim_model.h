@@ -42,7 +42,9 @@ struct Faults {
 
 class SimModel : public Model {
  public:
-  explicit SimModel(int64_t vocab_size, Faults* faults = nullptr) : vocab_size_(vocab_size), faults_(faults) {}
+  /// With `repeats` the logits depend on the last two tokens only, so that greedy texts run into circles.
+  explicit SimModel(int64_t vocab_size, Faults* faults = nullptr, bool repeats = false)
+      : vocab_size_(vocab_size), faults_(faults), repeats_(repeats) {}
 
   int64_t vocab_size() const override { return vocab_size_; }
   int64_t max_context() const override { return 1 << 20; }
@@ -117,6 +119,7 @@ class SimModel : public Model {
 
   void attend(const Batch& batch, int seq, const Slot* slots, std::vector<uint64_t>& contexts) {
     uint64_t context = 0;
+    int32_t last = -1;
     int t = batch.query_start[seq];
     if (batch.slots[t] == -1) return;
     for (int64_t position = 0; position < batch.kv_len[seq]; ++position) {
@@ -126,12 +129,15 @@ class SimModel : public Model {
         ++num_bad_reads_;
         context = ~context;
       }
-      if (position == batch.positions[t]) contexts[static_cast<size_t>(t++)] = context;
+      const uint64_t seen = repeats_ ? extend(extend(0, last), slot.token) : context;
+      last = slot.token;
+      if (position == batch.positions[t]) contexts[static_cast<size_t>(t++)] = seen;
     }
   }
 
   int64_t vocab_size_;
   Faults* faults_;
+  bool repeats_;
   int64_t num_forwards_ = 0;
   int64_t num_bad_reads_ = 0;
   int64_t num_padding_rows_ = 0;

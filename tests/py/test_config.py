@@ -39,6 +39,33 @@ def test_a_flag_wins_over_set_over_file_over_default(tmp_path: Path) -> None:
     }
 
 
+def test_speculation_is_a_map_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("engine:\n  speculative: {method: ngram, num_speculative_tokens: 3}\n")
+    default = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2}
+    assert load_config().engine.speculative is None
+    assert load_config(path).engine.speculative == default | {"num_speculative_tokens": 3}
+    flag = {("engine", "speculative"): "{prompt_lookup_min: 3}"}
+    assert load_config(path, flags=flag).engine.speculative == default | {"prompt_lookup_min": 3}
+    assert load_config(path, ["engine.speculative=null"]).engine.speculative is None
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{method: eagle}", 'engine.speculative.method must be ngram, got "eagle"'),
+        ("{prompt_lookup_max: 1}", "engine.speculative.prompt_lookup_min must be <= prompt_lookup_max = 1, got 2"),
+        (
+            "{num_speculative_tokens: 0}",
+            "engine.speculative has a wrong value: num_speculative_tokens must be a whole number or a count such as "
+            "16K in [1, 64], got 0",
+        ),
+    ],
+)
+def test_a_fault_of_speculation_names_the_line(text: str, error: str, tmp_path: Path) -> None:
+    assert errors_of(f"engine:\n  speculative: {text}\n", tmp_path) == [f"config.yaml:2: {error}"]
+
+
 def test_environment_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGODA_PORT", "1")
     monkeypatch.setenv("PAGODA_SERVER_PORT", "1")

@@ -123,6 +123,8 @@ def test_the_stats_line_has_the_numbers_of_its_interval() -> None:
         "Avg prompt throughput: 20.0 tokens/s, Avg generation throughput: 2.5 tokens/s, Running: 2 reqs, "
         "Waiting: 1 reqs, Preemptions: 4, KV cache usage: 12.5%, Prefix cache hit rate: 25.0%"
     )
+    drafted = now | {"spec_decode_num_draft_tokens": 40, "spec_decode_num_accepted_tokens": 30}
+    assert stats_text(before, drafted, 10.0).endswith("25.0%, Draft acceptance rate: 75.0%")
     assert is_busy(before, now)
     assert is_busy(now, now)
     assert not is_busy(now, now | {"num_running": 0, "num_waiting": 0})

@@ -47,9 +47,11 @@ def is_busy(before: Numbers, now: Numbers) -> bool:
 
 
 def stats_text(before: Numbers, now: Numbers, seconds: float) -> str:
-    """The line. Throughput and hit rate are those of the interval, preemptions those since the start."""
+    """The line. Throughput and rates are those of the interval, preemptions those since the start."""
     queries = _grown(before, now, "prefix_cache_queries")
     hits = _grown(before, now, "prefix_cache_hits")
+    drafted = _grown(before, now, "spec_decode_num_draft_tokens")
+    accepted = _grown(before, now, "spec_decode_num_accepted_tokens")
     return ", ".join(
         [
             f"Avg prompt throughput: {_grown(before, now, 'num_prompt_tokens') / seconds:.1f} tokens/s",
@@ -59,6 +61,7 @@ def stats_text(before: Numbers, now: Numbers, seconds: float) -> str:
             f"Preemptions: {now.get('num_preemptions', 0)}",
             f"KV cache usage: {100 * now.get('kv_cache_usage', 0):.1f}%",
             f"Prefix cache hit rate: {100 * hits / queries if queries else 0:.1f}%",
+            *([f"Draft acceptance rate: {100 * accepted / drafted:.1f}%"] if drafted else []),
         ]
     )
 
