@@ -102,7 +102,7 @@ bool Scheduler::continue_running() {
   for (size_t i = 0; i < running_.size(); ++i) {  // preemption shortens the queue, but only behind i or at i
     Sequence& seq = *running_[i];
     num_reserved_ -= needs_one(seq);
-    if (seq.num_pending && (!seq.can_run_ahead() || num_worthwhile(seq))) continue;
+    if (seq.num_pending && (!seq.can_run_ahead() || num_worthwhile(seq) > 0)) continue;
     const int64_t end = chunk_end(seq);
     if (end == seq.num_computed) continue;
     if (!grow(seq)) break;

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from pagoda.field_rows import FieldRow
 
 SECTIONS = ("model", "engine", "server", "sampling")
-ALIASES: Mapping[str, Mapping[str, str]] = {"engine": {"gpu_memory_utilization": "memory_utilization"}}
+ALIASES: Mapping[str, Mapping[str, str]] = {
+    "engine": {"gpu_memory_utilization": "memory_utilization", "speculative_config": "speculative"}
+}
 RESERVED_FLAGS = ("help", "config", "set", "json", "origin")
 _FLAG_ORDER = ("model", "sampling", "engine", "server")
 

@@ -48,6 +48,7 @@ def test_speculation_is_a_map_of_its_own(tmp_path: Path) -> None:
     flag = {("engine", "speculative"): "{prompt_lookup_min: 3}"}
     assert load_config(path, flags=flag).engine.speculative == default | {"prompt_lookup_min": 3}
     assert load_config(path, ["engine.speculative=null"]).engine.speculative is None
+    assert load_config(sets=['engine.speculative_config={"method": "ngram"}']).engine.speculative == default
 
 
 @pytest.mark.parametrize(
