@@ -256,7 +256,8 @@ void Engine::finish_oldest() {
   scheduler_.commit(*oldest.plan, result_, outputs_);
   ++num_steps_;
   last_step_tokens_ = oldest.plan->num_tokens;
-  last_step_seconds_ = seconds_since(oldest.begin);
+  last_step_seconds_ = seconds_since(std::max(oldest.begin, last_collected_));  // without the step before, which ran beside it
+  last_collected_ = std::chrono::steady_clock::now();
   scheduler_.trace().step(oldest.begin, *oldest.plan);
   if (oldest.plan->only_decodes() && parts_.backend->traits().max_steps_in_flight == 1) {
     scheduler_.step_cost().add(last_step_tokens_, last_step_seconds_);

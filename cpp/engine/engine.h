@@ -143,6 +143,7 @@ class Engine {
   int64_t num_steps_ = 0;
   int64_t last_step_tokens_ = 0;
   double last_step_seconds_ = 0;
+  std::chrono::steady_clock::time_point last_collected_{};  // when the step before had ended
 
   // Shared, under mutex_.
   mutable std::mutex mutex_;

@@ -128,7 +128,11 @@ void Runner::take_rows(const PlannedSeq& planned, size_t& row, SequenceResult& r
   if (!planned.wants_token) return;
   if (sampled_.rows[row].invalid && result.error.empty() && !result.ended) {
     complain(planned.end - 1);
-    if (restricts_tokens(planned.seq->params())) result.error += ", or the request's restrictions leave no token to choose";
+    if (restricts_tokens(planned.seq->params())) {  // then that is the likely cause, and no fault of the model's
+      result.invalid_logits = false;
+      result.error = str("the request's restrictions leave no token to choose at position ", planned.end - 1,
+                         ", or the model gave no usable logits there");
+    }
   }
   take_draws(planned, row, result);
   row += static_cast<size_t>(planned.num_draws());

@@ -2,6 +2,7 @@
 #include "model/memory_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iomanip>
 #include <sstream>
 #include <utility>
@@ -11,12 +12,12 @@
 namespace pagoda {
 namespace {
 
-std::string gib(size_t bytes) {
+std::string gib(double bytes) {
   std::ostringstream text;
-  text << std::fixed << std::setprecision(bytes < (size_t{1} << 28) ? 4 : 2)
-       << static_cast<double>(bytes) / static_cast<double>(1 << 30) << " GiB";
+  text << std::fixed << std::setprecision(bytes < (1 << 28) ? 4 : 2) << bytes / (1 << 30) << " GiB";
   return std::move(text).str();
 }
+std::string gib(size_t bytes) { return gib(static_cast<double>(bytes)); }
 
 int64_t blocks_for(int64_t tokens, int block_size) { return (tokens + block_size - 1) / block_size; }
 
@@ -46,6 +47,22 @@ int64_t plan_blocks(const MemoryPlan& plan, const MemoryRequest& request, bool i
   return std::min(useful, static_cast<int64_t>(room / plan.kv_block));
 }
 
+/// What to change when not even one block has room beside `fixed` bytes, with a value where one is enough.
+std::string remedy(const MemoryPlan& plan, const MemoryRequest& request, size_t needed, size_t limit) {
+  const size_t swap = request.host_available ? 0 : request.swap_bytes;
+  if (needed <= limit + swap) return str("swap_space up to ", gib(limit + swap - needed), " would fit");
+  std::string fewer = str("a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (",
+                          request.max_num_seqs, ") needs less");
+  const double share =
+      std::ceil(100.0 * static_cast<double>(needed + swap + plan.kv_padding) / static_cast<double>(plan.total)) / 100;
+  if (request.utilization && share <= 1 && needed + swap + plan.kv_padding <= plan.available) {
+    std::ostringstream text;
+    text << "memory_utilization from " << std::fixed << std::setprecision(2) << share << " on would fit; " << fewer;
+    return std::move(text).str();
+  }
+  return fewer;
+}
+
 void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
   const size_t limit = limit_of(plan, request);
   const size_t fixed = plan.fixed();
@@ -59,14 +76,17 @@ void check_room(const MemoryPlan& plan, const MemoryRequest& request) {
   require(fixed + plan.kv_block <= limit, "not enough memory: weights ", gib(plan.weights), " and workspace ",
           gib(plan.workspace + plan.indices + plan.scratch), " and one KV block ", gib(plan.kv_block), " need ",
           gib(fixed + plan.kv_block), ", but ", gib(limit), " may be used (", gib(plan.available), " of ", gib(plan.total),
-          " are free", swap, "); a smaller max_num_batched_tokens (", request.max_num_batched_tokens, ") or max_num_seqs (",
-          request.max_num_seqs, "), or a larger memory_utilization, needs or allows less");
+          " are free", swap, "); ", remedy(plan, request, fixed + plan.kv_block, limit));
   require(plan.num_blocks >= 1, "kv_cache_memory must hold at least one block of ", plan.kv_block, " bytes, got ",
           request.kv_cache_memory.value_or(0));
   // The product first in units of blocks: num_kv_blocks can be any integer.
   const auto fitting = static_cast<int64_t>((limit - fixed) / plan.kv_block);
-  require(plan.num_blocks <= fitting, "not enough memory: ", plan.num_blocks, " KV blocks of ", plan.kv_block,
-          " bytes were asked for, ", gib(limit - fixed), " are left for them", swap, "; num_kv_blocks up to ", fitting,
+  const std::string would_fit = request.kv_cache_memory
+                                    ? str("kv_cache_memory up to ", fitting * static_cast<int64_t>(plan.kv_block), " bytes")
+                                    : str("num_kv_blocks up to ", fitting);
+  require(plan.num_blocks <= fitting, "not enough memory: ", plan.num_blocks, " KV blocks of ", plan.kv_block, " bytes need ",
+          gib(static_cast<double>(plan.num_blocks) * static_cast<double>(plan.kv_block)), ", ", gib(limit - fixed),
+          " are left for them (", gib(plan.available), " of ", gib(plan.total), " are free", swap, "); ", would_fit,
           " would fit");
 }
 

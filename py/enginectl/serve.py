@@ -56,8 +56,8 @@ def startup_text(config: Config, name: str, facts: Mapping[str, Any], url: str, 
         ("Health", f"{url}/health/ready"),
         ("Metrics", f"{url}/metrics"),
     ]
-    lines = [f"  {label:<10}{text}" for label, text in rows]
-    lines.insert(3, f"  {'':<10}{concurrency_text(facts)}")
+    lines = [f"  {label:<11}{text}" for label, text in rows]
+    lines.insert(3, f"  {'':<11}{concurrency_text(facts)}")
     request = curl_text(url, name, chat, bool(config.server.keys()))
     return "\n".join(["Pagoda is ready.", *lines, "", "Try it:", request, "", "Ctrl-C stops it."])
 

@@ -114,11 +114,12 @@ class RequestState:
             return None
         tokens: list[int] = output.tokens
         finish: str | None = output.finish
-        stop_reason: int | str | None = output.stop_token if output.stop_token >= 0 else None
+        ended_by_token = output.stop_token >= 0
+        stop_reason: int | str | None = output.stop_token if output.stop_token in self.params.stop_token_ids else None
         text = ""
         if choice.detokenizer is not None:
             # A token that ended the choice is not part of its text.
-            shown = tokens[:-1] if stop_reason is not None and tokens else tokens
+            shown = tokens[:-1] if ended_by_token and tokens else tokens
             num_before = choice.detokenizer.num_tokens
             text = choice.detokenizer.push(shown)
             if choice.detokenizer.stopped is not None:  # one step can draw tokens behind a stop string

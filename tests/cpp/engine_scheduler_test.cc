@@ -351,6 +351,7 @@ TEST(Scheduler, a_request_that_rules_out_every_token_ends_with_an_error_that_say
   engine.run();
   EXPECT_EQ(engine.of("a").finish, FinishReason::error);
   EXPECT_NE(engine.of("a").error.find("restrictions leave no token"), std::string::npos) << engine.of("a").error;
+  EXPECT_EQ(engine.stats().num_numerics_errors, 0);
 }
 
 TEST(Scheduler, an_exception_in_making_a_sampling_row_ends_only_its_own_sequence) {

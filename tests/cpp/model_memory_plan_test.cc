@@ -112,6 +112,28 @@ TEST_F(MemoryPlanTest, too_many_blocks_are_refused_with_the_number_that_fits) {
   EXPECT_TRUE(contains(refusal(), mark + std::to_string(fitting)));
 }
 
+TEST_F(MemoryPlanTest, too_much_cache_is_refused_in_the_words_of_the_option) {
+  request_.kv_cache_memory = int64_t{1} << 50;
+  const std::string text = refusal(), mark = "kv_cache_memory up to ";
+  EXPECT_TRUE(contains(text, "need 1048576.00 GiB")) << text;
+  ASSERT_TRUE(contains(text, mark)) << text;
+  request_.kv_cache_memory = std::stoll(text.substr(text.find(mark) + mark.size()));
+  EXPECT_GT(plan().num_blocks, 0);
+}
+
+TEST_F(MemoryPlanTest, a_small_share_of_the_memory_is_refused_with_one_that_fits) {
+  request_.utilization = 0.0001;
+  const std::string text = refusal(), mark = "memory_utilization from ";
+  ASSERT_TRUE(contains(text, mark)) << text;
+  request_.utilization = std::stod(text.substr(text.find(mark) + mark.size()));
+  EXPECT_GT(plan().num_blocks, 0);
+}
+
+TEST_F(MemoryPlanTest, a_swap_space_that_leaves_no_room_is_refused_with_one_that_does) {
+  request_.swap_bytes = size_t{1} << 40;
+  EXPECT_TRUE(contains(refusal(), "swap_space up to ")) << refusal();
+}
+
 TEST_F(MemoryPlanTest, less_than_one_block_of_cache_is_refused) {
   request_.kv_cache_memory = 100;
   EXPECT_TRUE(contains(refusal(), "kv_cache_memory must hold at least one block of 2048 bytes, got 100"));

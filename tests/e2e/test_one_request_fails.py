@@ -74,3 +74,28 @@ def test_a_fault_in_one_requests_text_ends_it_alone(
     finally:
         client.close()
     assert "out of luck" in caplog.text
+
+
+def test_a_request_that_rules_out_every_token_is_a_bad_request(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = str(write_random_llama(tmp_path_factory.mktemp("ruled_out") / "model"))
+    client = EngineClient.create(load_config(values={"model": {"name": path}, "engine": {"num_kv_blocks": 64}}))
+
+    async def run() -> None:
+        server = Server(client, ServerSettings(port=0, access_log=False))
+        await server.start()
+        try:
+            nothing = {"allowed_token_ids": [30], "logit_bias": {"30": -100}}
+            async with (
+                aiohttp.ClientSession(server.url) as session,
+                session.post("/v1/completions", json=body(1, **nothing)) as response,
+            ):
+                assert response.status == 400
+                assert (await response.json())["error"]["code"] == "no_token_allowed"
+            assert client.stats()["num_numerics_errors"] == 0
+        finally:
+            await server.stop()
+
+    try:
+        asyncio.run(run())
+    finally:
+        client.close()

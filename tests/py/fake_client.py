@@ -94,6 +94,7 @@ class FakeClient:
         self.first_delay_s = 0.0
         self.refusal: Exception | None = None
         self.fail_at: int | None = None
+        self.failing_choice: int | None = None  # the one that fails at `fail_at`; None: all of them
         self.raise_at: tuple[int, Exception] | None = None
         self.healthy = True
         self.stalled_s = 0.0
@@ -219,7 +220,7 @@ class FakeClient:
             finish = "stop"
         if finish is None and step + 1 == count:
             finish = "length"
-        if self.fail_at == step:
+        if self.fail_at == step and self.failing_choice in (None, index):
             finish = "error"
         if finish is not None:
             states[index] += _END

@@ -74,3 +74,17 @@ def test_a_storm_is_one_line_in_a_while_with_a_count(caplog):
     first, second = texts(caplog)
     assert "more since" not in first
     assert "total_num_cumulative_preemption=9; 7 more since the last warning." in second
+
+
+def test_the_last_burst_is_told_when_nothing_follows_and_counts_what_the_engine_dropped(caplog):
+    now = [0.0]
+    log = PreemptionLog(PLAN, {"num_kv_blocks": 100}, lambda: now[0])
+    log.write([notice()])
+    log.write([notice(total=90, request_id="a"), notice(total=91, request_id="b"), notice(total=92, request_id="b")])
+    log.write([])
+    now[0] = INTERVAL_S
+    for _ in range(3):
+        log.write([])
+    _, second = texts(caplog)
+    assert "total_num_cumulative_preemption=92; 90 more since the last warning." in second
+    assert second.endswith("Increase num_kv_blocks to 140 or lower max_num_seqs to 4.")  # a and b, each counted once

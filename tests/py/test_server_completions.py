@@ -237,6 +237,17 @@ def test_tokenize_and_detokenize_are_inverse() -> None:
             async with session.post("/tokenize", json={"messages": [{"role": "user", "content": "x"}]}) as response:
                 tokens = (await response.json())["tokens"]
             assert bytes(token for token in tokens if token < 256) == b"user:xassistant:"
+            goes_on = {
+                "messages": [{"role": "assistant", "content": "x"}],
+                "continue_final_message": True,
+                "messages_": 1,
+            }
+            async with session.post("/tokenize", json=goes_on) as response:
+                tokens = (await response.json())["tokens"]
+                assert response.headers["x-pagoda-ignored"] == "messages_"
+            assert bytes(token for token in tokens if token < 256) == b"assistant:x"
+            async with session.post("/detokenize", json={"tokens": [104], "model": "another"}) as response:
+                assert response.status == 404
             for path, body, param in (
                 ("/tokenize", {"prompt": 5}, "prompt"),
                 ("/tokenize", {"messages": "x"}, "messages"),

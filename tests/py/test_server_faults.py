@@ -59,3 +59,21 @@ def test_an_error_before_the_end_of_a_whole_answer_is_a_500() -> None:
     status, text = ask(CHAT, {"messages": USER, "max_tokens": 4}, client)
     assert status == 500
     assert json.loads(text)["error"]["code"] == "generation_failed"
+
+
+@pytest.mark.parametrize(("path", "body"), [(COMPLETIONS, {"prompt": "abcd"}), (CHAT, {"messages": USER})])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_failed_choice_ends_with_error_and_the_others_as_they_do(
+    path: str, body: dict[str, Any], stream: bool
+) -> None:
+    client = FakeClient()
+    client.fail_at, client.failing_choice = 1, 1
+    status, text = ask(path, body | {"max_tokens": 4, "n": 3, "stream": stream}, client)
+    assert status == 200
+    if stream:
+        frames = [json.loads(frame[6:]) for frame in text.split("\n\n")[:-2]]
+        choices = [choice for frame in frames for choice in frame["choices"] if choice["finish_reason"]]
+    else:
+        choices = json.loads(text)["choices"]
+    assert {choice["index"]: choice["finish_reason"] for choice in choices} == {0: "length", 1: "error", 2: "length"}
+    assert "/home" not in text

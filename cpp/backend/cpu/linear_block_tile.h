@@ -199,8 +199,32 @@ struct BlockKernel {
     if constexpr (kLayout.groups == 2) add_group<1, kLow>(block, stride, outer, x, bytes, acc);
   }
 
-  /// Low bytes are visited where one of the rows has some. For the other rows that adds zeros, which leaves no trace: at the
-  /// end store_tile gives all zeros the same sign.
+  /// Adds the products of a block's low bytes, for the rows that have some. When most do, for all at once: to the others that
+  /// adds zeros, which leaves no trace, because at the end store_tile gives all zeros the same sign.
+  template <int kPanels, int kRows>
+  [[gnu::always_inline]] static void add_low(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
+                                             const QuantBlock* x, const QuantBytes* low, Floats (&acc)[kPanels][kRows]) {
+    int32_t num_low = 0;
+    for (int r = 0; r < kRows; ++r) num_low += x[r].has_low;
+    if (num_low == 0) return;
+    if (kRows == 1 || num_low > kRows / 2) return add_block<true>(unknown(block), stride, outer, x, low, acc);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      if (!x[r].has_low) continue;
+      Floats row[kPanels][1];
+      for (int p = 0; p < kPanels; ++p) row[p][0] = acc[p][r];
+      add_block<true>(unknown(block), stride, outer, x + r, low + r, row);
+      for (int p = 0; p < kPanels; ++p) acc[p][r] = row[p][0];
+    }
+  }
+
+  /// The same address, of which the compiler does not know that: or it keeps codes that it has unpacked in registers for
+  /// another pass, and the accumulators in memory.
+  [[gnu::always_inline]] static const std::byte* unknown(const std::byte* at) {
+    asm("" : "+r"(at));
+    return at;
+  }
+
   template <int kPanels, int kRows>
   static void tile(const TileArgs& args) {
     constexpr int kBlockBytes = kLayout.block_bytes(), kOuterBytes = kLayout.outer_bytes();
@@ -221,13 +245,7 @@ struct BlockKernel {
       for (int b = 0; b < kLayout.blocks; ++b, panel += kBlockBytes, x += kRows, low += kRows) {
         prefetch<Simd, kPanels * kBlockBytes>(ahead, step);
         add_block<false>(panel, args.panel_bytes, outer, x, low, acc);
-        int32_t any_low = 0;
-        for (int r = 0; r < kRows; ++r) any_low |= x[r].has_low;
-        if (any_low) {
-          const std::byte* again = panel;
-          asm("" : "+r"(again));  // or the compiler keeps the codes in registers for this, and the accumulators in memory
-          add_block<true>(again, args.panel_bytes, outer, x, low, acc);
-        }
+        add_low(panel, args.panel_bytes, outer, x, low, acc);
       }
     }
     store_tile<Simd>(args, acc);

@@ -22,6 +22,8 @@ from pagoda.server.state import ServerState
 logger = logging.getLogger(__name__)
 
 _MAX_QUEUED_EVENTS = 256
+#: In the engine's text when a request has ruled out every token.
+_NO_TOKEN_LEFT = "restrictions leave no token"
 _FINISHED = object()
 _ABORTED = object()
 
@@ -68,6 +70,7 @@ class EventStream:
         self._queue: asyncio.Queue[Any] = asyncio.Queue(_MAX_QUEUED_EVENTS)
         self._tasks: list[asyncio.Task[None]] = []
         self._unfinished = {(prompt, choice) for prompt in range(len(prompts)) for choice in range(params.n)}
+        self._num_sound = len(self._unfinished)  # choices that have not failed
         self._start = 0.0
 
     async def __aenter__(self) -> EventStream:
@@ -152,11 +155,19 @@ class EventStream:
         await self._queue.put(outcome)
 
     def _observe(self, prompt: int, event: TokenEvent) -> None:
-        """Keeps the set of unfinished choices; raises for an event that reports an error."""
+        """Keeps the set of unfinished choices. A failed one ends with `error`; raises when all have failed."""
         if event.finish_reason is not None:
             self._unfinished.discard((prompt, event.index))
         if event.finish_reason == "error":
+            self._num_sound -= 1
             text = f"The engine ended this request: {event.error or 'unknown error'}"
+            logger.error(
+                "request %s: choice %d of prompt %d failed: %s", self._request_id, event.index, prompt, ascii(text)
+            )
+            if self._num_sound > 0 and self._pooling == "none":
+                return
+            if _NO_TOKEN_LEFT in text:
+                raise ApiError(400, text, code="no_token_allowed")
             raise ApiError(500, text, code="generation_failed")
 
     def _api_error(self, error: BaseException) -> ApiError:

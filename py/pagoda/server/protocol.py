@@ -128,8 +128,9 @@ UNSUPPORTED_TEXTS = {
 #: Names that a template argument must not have: the template's own variables and the parameters of `encode_chat`.
 RESERVED_TEMPLATE_KWARGS = RESERVED | {"tokenizer", "template", "documents", "raise_exception", "strftime_now"}
 
-#: A response names at most this many fields that had no effect.
+#: A response says something about at most so many fields that had no effect, and names at most so many more.
 MAX_WARNINGS = 5
+MAX_IGNORED = 32
 MAX_PLAIN_CHARS = 64
 
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
@@ -137,15 +138,16 @@ STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 
 @dataclass(slots=True)
 class Ignored:
-    """Fields that had no effect: their names, and a sentence about each. Holds the first MAX_WARNINGS only."""
+    """Fields that had no effect: the first MAX_IGNORED names, and a sentence about each of the first MAX_WARNINGS."""
 
     names: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def add(self, name: str, warning: str) -> None:
         """Notes a field."""
-        if len(self.names) < MAX_WARNINGS:
+        if len(self.names) < MAX_IGNORED:
             self.names.append(name if _is_plain(name) else show(name))
+        if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(warning)
 
     def headers(self) -> dict[str, str]:
@@ -352,7 +354,7 @@ def check_fields(
             if value not in UNSUPPORTED[name]:
                 text = UNSUPPORTED_TEXTS.get(name, f"{name} is not supported by this server")
                 raise invalid(name, text, "unsupported_parameter")
-        elif strict or len(ignored.names) < MAX_WARNINGS:
+        elif strict or len(ignored.names) < MAX_IGNORED:
             near = difflib.get_close_matches(name[: kinds.MAX_LABEL_CHARS], table, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             if strict:
