@@ -223,6 +223,24 @@ def test_a_field_of_openais_bookkeeping_is_named_in_the_headers_and_strict_takes
         assert headers["x-pagoda-warning"].startswith("service_tier has no effect here; ")
 
 
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b", "foo": 1}]},
+            "messages[1].foo",
+        ),
+    ],
+)
+def test_an_unknown_field_inside_another_is_named_and_refused_when_strict(more: dict[str, Any], name: str) -> None:
+    status, _, headers = post(CHAT, {"max_tokens": 1, **more})
+    assert status == 200
+    assert name in headers["x-pagoda-ignored"]
+    status, answer, _ = post(CHAT, more, strict=True)
+    assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, name, "unknown_parameter")
+
+
 def test_an_unknown_field_is_refused_when_strict() -> None:
     status, answer, _ = post(CHAT, {"temprature": 1}, strict=True)
     assert status == 400

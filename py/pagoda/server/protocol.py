@@ -133,6 +133,22 @@ MAX_WARNINGS = 5
 MAX_IGNORED = 32
 MAX_PLAIN_CHARS = 64
 
+#: Of a message; those that this server does not use come back in what OpenAI's server has said.
+MESSAGE_FIELDS = frozenset(
+    [
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "reasoning_content",
+        "reasoning",
+        "refusal",
+        "annotations",
+        "audio",
+        "function_call",
+    ]
+)
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 
 
@@ -142,6 +158,13 @@ class Ignored:
 
     names: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    strict: bool = False
+
+    def add_unknown(self, name: str, hint: str = "") -> None:
+        """Notes a field that nobody knows; raises ApiError 400 when `strict`."""
+        if self.strict:
+            raise invalid(name[:64], f"unknown field {show(name)}{hint}", "unknown_parameter")
+        self.add(name, f"unknown field {show(name)} was ignored{hint}")
 
     def add(self, name: str, warning: str) -> None:
         """Notes a field."""
@@ -268,9 +291,13 @@ def parse_chat(body: Mapping[str, Any], limits: Limits, strict: bool = False) ->
     form, tools = structured.apply(values, sampling), tool_use(values)
     if form is not None and tools is not None and tools.demanded:
         raise invalid(form, f"{form} and a tool_choice that demands a call exclude each other", "invalid_value")
+    messages = parse_messages(values.get("messages"), limits)
+    for index, message in enumerate(values["messages"]):
+        for name in message.keys() - MESSAGE_FIELDS:
+            ignored.add_unknown(f"messages[{index}].{name}")
     return ChatRequest(
         options=make_options(values, ignored),
-        messages=parse_messages(values.get("messages"), limits),
+        messages=messages,
         sampling=sampling,
         top_logprobs=top_logprobs,
         add_generation_prompt=add_prompt,
@@ -341,7 +368,7 @@ def check_fields(
 ) -> tuple[dict[str, Any], Ignored]:
     """Checked values of the fields that are present and not null, and those that have no effect."""
     values: dict[str, Any] = {}
-    ignored = Ignored()
+    ignored = Ignored(strict=strict)
     for name, value in body.items():
         if value is None:
             continue
@@ -357,9 +384,7 @@ def check_fields(
         elif strict or len(ignored.names) < MAX_IGNORED:
             near = difflib.get_close_matches(name[: kinds.MAX_LABEL_CHARS], table, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            if strict:
-                raise invalid(name[:64], f"unknown field {show(name)}{hint}", "unknown_parameter")
-            ignored.add(name, f"unknown field {show(name)} was ignored{hint}")
+            ignored.add_unknown(name, hint)
     return values, ignored
 
 
@@ -377,8 +402,10 @@ def make_options(values: Mapping[str, Any], ignored: Ignored) -> Options:
     if stream_options and not stream:
         raise invalid("stream_options", "stream_options needs stream to be true", "invalid_value")
     for name, value in stream_options.items():
-        if name not in STREAM_OPTIONS:
-            ignored.add(f"stream_options.{name}", f"stream_options.{name[:64]!a} has no effect here")
+        if name == "include_obfuscation":  # OpenAI's own
+            ignored.add(f"stream_options.{name}", f"stream_options.{name} has no effect here")
+        elif name not in STREAM_OPTIONS:
+            ignored.add_unknown(f"stream_options.{name}")
         elif value is not None and not isinstance(value, bool):
             text = f"stream_options.{name} must be true or false, got {show(value)}"
             raise invalid("stream_options", text, "invalid_type")
