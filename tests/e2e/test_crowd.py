@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,10 @@ PATH = "/v1/completions"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_random_llama(tmp_path_factory.mktemp("crowd") / "model"))
+    path = write_random_llama(tmp_path_factory.mktemp("crowd") / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    return str(path)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +42,7 @@ def open_files() -> None:
 
 @asynccontextmanager
 async def serving(model: str, **engine: Any) -> AsyncIterator[tuple[Server, EngineClient]]:
-    options = {"num_kv_blocks": 256, "max_model_len": 128, "num_threads": 1, "prefix_cache": False, **engine}
+    options = {"num_kv_blocks": 256, "max_model_len": 2048, "num_threads": 1, "prefix_cache": False, **engine}
     client = EngineClient.create(load_config(values={"model": {"name": model}, "engine": options}))
     server = Server(client, ServerSettings(port=0, access_log=False))
     await server.start()
@@ -71,7 +75,8 @@ def test_a_crowd_is_queued_up_to_the_limit_refused_beyond_and_missed_when_it_lea
         async with serving(model, max_num_seqs=1, max_num_queued_seqs=limit) as (server, client):
             async with aiohttp.ClientSession(server.url) as session:
                 before = await control(session)
-            body = {"prompt": [1, 2, 3], "n": CHOICES, "max_tokens": 120, "ignore_eos": True}
+            # So long that hardly one is done while the crowd comes, however fast the engine is.
+            body = {"prompt": [1, 2, 3], "n": CHOICES, "max_tokens": 2000, "ignore_eos": True}
             refused: list[float] = []
 
             async def ask(crowd: aiohttp.ClientSession) -> None:
