@@ -199,23 +199,28 @@ struct BlockKernel {
     if constexpr (kLayout.groups == 2) add_group<1, kLow>(block, stride, outer, x, bytes, acc);
   }
 
-  /// Adds the products of a block's low bytes, for the rows that have some. When most do, for all at once: to the others that
-  /// adds zeros, which leaves no trace, because at the end store_tile gives all zeros the same sign.
+  /// Adds the products of a block's low bytes, for the rows that have some. When most do or the tile is not full, for all at
+  /// once: to the others that adds zeros, which leaves no trace, because at the end store_tile gives all zeros the same sign.
   template <int kPanels, int kRows>
   [[gnu::always_inline]] static void add_low(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
                                              const QuantBlock* x, const QuantBytes* low, Floats (&acc)[kPanels][kRows]) {
     int32_t num_low = 0;
     for (int r = 0; r < kRows; ++r) num_low += x[r].has_low;
     if (num_low == 0) return;
-    if (kRows == 1 || num_low > kRows / 2) return add_block<true>(unknown(block), stride, outer, x, low, acc);
+    if constexpr (kRows == Simd::kTileRows) {
+      if (num_low <= kRows / 2) {
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      if (!x[r].has_low) continue;
-      Floats row[kPanels][1];
-      for (int p = 0; p < kPanels; ++p) row[p][0] = acc[p][r];
-      add_block<true>(unknown(block), stride, outer, x + r, low + r, row);
-      for (int p = 0; p < kPanels; ++p) acc[p][r] = row[p][0];
+        for (int r = 0; r < kRows; ++r) {
+          if (!x[r].has_low) continue;
+          Floats row[kPanels][1];
+          for (int p = 0; p < kPanels; ++p) row[p][0] = acc[p][r];
+          add_block<true>(unknown(block), stride, outer, x + r, low + r, row);
+          for (int p = 0; p < kPanels; ++p) acc[p][r] = row[p][0];
+        }
+        return;
+      }
     }
+    add_block<true>(unknown(block), stride, outer, x, low, acc);
   }
 
   /// The same address, of which the compiler does not know that: or it keeps codes that it has unpacked in registers for
