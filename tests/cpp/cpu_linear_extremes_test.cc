@@ -101,6 +101,26 @@ TEST(LinearExtremes, scales_that_are_not_finite_stay_in_their_column) {
   });
 }
 
+TEST(LinearExtremes, infinite_scales_give_a_row_the_same_bits_alone_and_beside_rows_with_outliers) {
+  ThreadPool pool(2);
+  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+    if (!takes_quantised_input(format) || format == WeightFormat::mxfp4) return;
+    const Matrix m = with_scales(format, INFINITY, 0.01f, pool);
+    const int64_t k = m.cols(), num_rows = 18;
+    std::vector<float> x = random_input(num_rows * k);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      if (row % 6 > 0)
+        x[static_cast<size_t>(row * k + k / 3 + row % 32)] = 50;  // five rows of six, so that tiles are visited as a whole
+    }
+    const std::vector<float> together = multiply(kernels, pool, m, x);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const std::vector<float> one(x.begin() + row * k, x.begin() + (row + 1) * k);
+      EXPECT_TRUE(same_bits(multiply(kernels, pool, m, one).data(), &together[static_cast<size_t>(row * m.rows())], m.rows()))
+          << "row " << row;
+    }
+  });
+}
+
 TEST(LinearExtremes, mxfp4_exponents_multiply_up_to_where_their_values_overflow) {
   ThreadPool pool(2);
   constexpr size_t kLargest = 251;  // 12 * 2^(251 - 128) is the last value that fits a float

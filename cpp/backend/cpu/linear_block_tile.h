@@ -144,6 +144,7 @@ struct BlockKernel {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
+      if (kLow && !x[r].has_low) continue;  // no sum of zeros: its product with an infinite scale would be NaN
       const Floats x_scale = Simd::broadcast(x[r].scale);
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
@@ -162,6 +163,7 @@ struct BlockKernel {
       for (int p = 0; p < kPanels; ++p) min[p] = load_min<kGroup>(scales + static_cast<size_t>(p) * stride, outer[p]);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
+        if (kLow && !x[r].has_low) continue;
         const Floats sum = Simd::broadcast(scaled_sum<kGroup, kLow>(x[r], *bytes[r]));
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) acc[p][r] = Simd::fma(min[p], sum, acc[p][r]);
@@ -199,8 +201,8 @@ struct BlockKernel {
     if constexpr (kLayout.groups == 2) add_group<1, kLow>(block, stride, outer, x, bytes, acc);
   }
 
-  /// Adds the products of a block's low bytes, for the rows that have some. When most do or the tile is not full, for all at
-  /// once: to the others that adds zeros, which leaves no trace, because at the end store_tile gives all zeros the same sign.
+  /// Adds the products of a block's low bytes to the rows that have some. When most do or the tile is not full, the products of
+  /// all rows are made at once, those of the others with zeros and for nothing.
   template <int kPanels, int kRows>
   [[gnu::always_inline]] static void add_low(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
                                              const QuantBlock* x, const QuantBytes* low, Floats (&acc)[kPanels][kRows]) {

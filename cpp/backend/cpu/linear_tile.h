@@ -27,8 +27,11 @@ template <class Simd, int kPanels, int kRows>
     for (int p = 0; p < kPanels; ++p) {
       const int width = p + 1 < kPanels ? 16 : args.width;
       float* out = args.out + r * args.out_stride + p * 16;
-      const auto sum = Simd::add(acc[p][r], Simd::zero());  // -0 becomes +0
-      Simd::store(out, args.bias ? Simd::add(sum, Simd::load_part(args.bias + p * 16, width)) : sum, width);
+      if (args.bias) {
+        Simd::store(out, Simd::add(acc[p][r], Simd::load_part(args.bias + p * 16, width)), width);
+      } else {
+        Simd::store(out, acc[p][r], width);
+      }
     }
   }
 }
