@@ -32,17 +32,7 @@ std::vector<Request> mixed_requests(int count) {
 
 /// Runs all requests together and compares each with itself alone. Returns the counters.
 Stats expect_as_alone(const SimOptions& options, int count = 16) {
-  SimEngine engine(options);
-  const std::vector<Request> requests = mixed_requests(count);
-  for (const Request& request : requests) engine.add(request);
-  engine.run();
-  for (const Request& request : requests) {
-    const auto reference = alone(request, options);
-    for (int32_t choice = 0; choice < request.params.n; ++choice) {
-      expect_same(engine.of(request.id, choice), reference.at(static_cast<size_t>(choice)), request.id);
-    }
-  }
-  return engine.stats();
+  return expect_each_as_alone(mixed_requests(count), options);
 }
 
 TEST(Equations, greedy_tokens_are_those_of_the_model_itself) {

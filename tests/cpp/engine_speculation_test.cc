@@ -35,17 +35,7 @@ std::vector<Request> repeating_requests(int count) {
 
 /// Runs all together with drafts and compares each with itself alone and without. Returns the counters.
 Stats expect_as_without(const SimOptions& options, int count = 12) {
-  SimEngine engine(options);
-  const std::vector<Request> requests = repeating_requests(count);
-  for (const Request& request : requests) engine.add(request);
-  engine.run();
-  for (const Request& request : requests) {
-    const auto reference = alone(request, options);
-    for (int32_t choice = 0; choice < request.params.n; ++choice) {
-      expect_same(engine.of(request.id, choice), reference.at(static_cast<size_t>(choice)), request.id);
-    }
-  }
-  const Stats stats = engine.stats();
+  const Stats stats = expect_each_as_alone(repeating_requests(count), options);
   EXPECT_GT(stats.spec_decode_num_accepted_tokens, 50);
   EXPECT_GT(stats.spec_decode_num_draft_tokens, stats.spec_decode_num_accepted_tokens) << "some drafts are wrong";
   EXPECT_GE(stats.spec_decode_num_draft_tokens, stats.spec_decode_num_drafts);

@@ -252,4 +252,18 @@ inline std::vector<Transcript> alone(const Request& request, const SimOptions& o
   return transcripts;
 }
 
+/// Runs all requests together and compares each with itself alone. Returns the counters.
+inline Stats expect_each_as_alone(const std::vector<Request>& requests, const SimOptions& options) {
+  SimEngine engine(options);
+  for (const Request& request : requests) engine.add(request);
+  engine.run();
+  for (const Request& request : requests) {
+    const auto reference = alone(request, options);
+    for (int32_t choice = 0; choice < request.params.n; ++choice) {
+      expect_same(engine.of(request.id, choice), reference.at(static_cast<size_t>(choice)), request.id);
+    }
+  }
+  return engine.stats();
+}
+
 }  // namespace pagoda::sim
