@@ -161,12 +161,12 @@ class EventStream:
         if event.finish_reason == "error":
             self._num_sound -= 1
             text = f"The engine ended this request: {event.error or 'unknown error'}"
-            logger.error(
-                "request %s: choice %d of prompt %d failed: %s", self._request_id, event.index, prompt, ascii(text)
-            )
+            is_own_fault = _NO_TOKEN_LEFT in text
+            log = logger.info if is_own_fault else logger.error
+            log("request %s: choice %d of prompt %d failed: %s", self._request_id, event.index, prompt, ascii(text))
             if self._num_sound > 0 and self._pooling == "none":
                 return
-            if _NO_TOKEN_LEFT in text:
+            if is_own_fault:
                 raise ApiError(400, text, code="no_token_allowed")
             raise ApiError(500, text, code="generation_failed")
 
