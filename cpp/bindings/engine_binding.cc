@@ -279,6 +279,10 @@ void bind_engine(py::module_& module) {
            py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "", py::arg("pooling") = "none",
            "Queues a request. params.seed must be set. `pooling` mean or last: for the prompt's embedding.")
       .def(
+          "hold", [](PyEngine& self) { self.engine().hold(); },
+          "Until release() nothing submitted starts, so that several requests begin with the same step.")
+      .def("release", [](PyEngine& self) { self.engine().release(); })
+      .def(
           "abort",
           [](PyEngine& self, const std::string& id, int32_t choice, bool stopped) {
             self.engine().abort(id, choice, stopped ? FinishReason::stop : FinishReason::abort);

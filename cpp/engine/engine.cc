@@ -114,6 +114,20 @@ void Engine::push(Command command) {
   inbox_.push_back(std::move(command));
 }
 
+void Engine::hold() {
+  const std::scoped_lock lock(mutex_);
+  ++num_holds_;
+}
+
+void Engine::release() {
+  {
+    const std::scoped_lock lock(mutex_);
+    ensure(num_holds_ > 0, "release() without hold()");
+    if (--num_holds_ == 0 && sleeping_) last_progress_ = std::chrono::steady_clock::now();
+  }
+  work_cv_.notify_one();
+}
+
 void Engine::check_accepts() const {
   if (!failure_.empty()) throw DeviceError(str("the engine has failed: ", failure_));
   if (stopping_) throw DeviceError("the engine was stopped");
@@ -169,7 +183,7 @@ std::vector<StepTrace> Engine::steps() const {
 
 double Engine::stalled_seconds() const {
   const std::scoped_lock lock(mutex_);
-  const bool idle = sleeping_ && inbox_.empty();
+  const bool idle = sleeping_ && !inbox_is_due();
   return idle || ended_ ? 0 : seconds_since(last_progress_);
 }
 
@@ -212,10 +226,10 @@ bool Engine::take_commands() {
   next_command_ = 0;
   std::unique_lock lock(mutex_);
   sleeping_ = true;
-  work_cv_.wait(lock, [this] { return stopping_ || !inbox_.empty() || !in_flight_.empty() || scheduler_.has_work(); });
+  work_cv_.wait(lock, [this] { return stopping_ || inbox_is_due() || !in_flight_.empty() || scheduler_.has_work(); });
   sleeping_ = false;
   last_progress_ = std::chrono::steady_clock::now();
-  commands_.swap(inbox_);
+  if (inbox_is_due()) commands_.swap(inbox_);
   return !stopping_;
 }
 

@@ -59,6 +59,10 @@ class Engine {
   /// Queues a request. Throws InvalidArgument if it can never run or its id is live, Overloaded if the queue is full,
   /// DeviceError if the engine has failed or was stopped.
   void submit(Request request);
+  /// Until as many calls of release(), nothing that is submitted starts, and no abort takes effect: so several requests begin
+  /// with the same step. What runs goes on.
+  void hold();
+  void release();
   /// Ends a request soon, or only one choice of it; each choice that was unfinished gives one more output, with finish
   /// `reason`: stop if the caller has found a stop string. No-op for what is not live.
   void abort(const std::string& request_id, int32_t choice = kAllChoices, FinishReason reason = FinishReason::abort);
@@ -102,6 +106,7 @@ class Engine {
     FinishReason abort_reason = FinishReason::abort;
   };
 
+  bool inbox_is_due() const { return num_holds_ == 0 && !inbox_.empty(); }
   double measure_swap();
   void measure_starts(std::chrono::steady_clock::time_point now);
   void loop();
@@ -150,6 +155,7 @@ class Engine {
   std::condition_variable work_cv_;    // the loop waits for commands
   std::condition_variable output_cv_;  // the consumer waits for outputs
   std::vector<Command> inbox_;
+  int num_holds_ = 0;  // of the inbox
   std::vector<Output> outbox_;
   std::unordered_map<std::string, int64_t> live_choices_;  // unfinished choices of live requests
   QueueLength queue_;                                      // sequences in the inbox or never scheduled, at least

@@ -189,12 +189,22 @@ class _Run:
         """Ends with every output finished, or with nothing of this call left in the engine."""
         try:
             with self._bar:
+                self._start_together()
                 while self._waiting or self._states:
                     self._submit()
                     self._collect()
         finally:
             for request_id in self._states:
                 self._model.engine.abort(request_id)
+
+    def _start_together(self) -> None:
+        """What the queue takes begins with the same step, so that an idle engine takes the same steps in every run."""
+        engine = self._model.engine
+        engine.hold()
+        try:
+            self._submit()
+        finally:
+            engine.release()
 
     def _submit(self) -> None:
         while self._waiting:

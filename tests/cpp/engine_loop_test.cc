@@ -119,6 +119,30 @@ TEST_P(EngineLoop, submit_refuses_at_once_what_cannot_run) {
   running.drain(1);
 }
 
+TEST_P(EngineLoop, requests_submitted_while_held_begin_with_one_step) {
+  Running running(options());
+  running.engine.hold();
+  running.engine.hold();
+  for (int i = 0; i < 3; ++i) running.engine.submit(make_request(str(i), make_prompt(4), 5));
+  running.engine.release();
+  EXPECT_TRUE(running.engine.wait(50).empty());
+  EXPECT_EQ(running.engine.stats().num_steps, 0);
+  EXPECT_EQ(running.engine.stalled_seconds(), 0) << "a held loop does not hang";
+  running.engine.release();
+  running.drain(3);
+  EXPECT_EQ(running.engine.stats().num_steps, 5);
+  EXPECT_THROW(running.engine.release(), InternalError);
+}
+
+TEST_P(EngineLoop, a_held_engine_can_be_stopped) {
+  Running running(options());
+  running.engine.hold();
+  running.engine.submit(make_request("a", make_prompt(4), 5));
+  running.engine.stop();
+  running.drain(1);
+  EXPECT_EQ((running.transcripts[{"a", 0}].finish), FinishReason::abort);
+}
+
 TEST_P(EngineLoop, submit_says_when_the_queue_is_full_and_recovers) {
   Faults faults;
   faults.slow = true;
