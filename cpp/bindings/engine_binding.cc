@@ -258,17 +258,21 @@ void bind_preemptions(py::module_& module) {
       .def_readonly("total", &Notice::total);
 }
 
+void bind_plan(py::module_& module) {
+  module.def(
+      "plan_memory",
+      [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
+      py::arg("path"), py::arg("options"), "The memory an engine would take, from headers alone.");
+}
+
 }  // namespace
 
 void bind_engine(py::module_& module) {
   bind_outputs(module);
   bind_preemptions(module);
   bind_masks(module);
+  bind_plan(module);
   module.attr("STATS_FIELDS") = stats_rows();
-  module.def(
-      "plan_memory",
-      [](const std::string& path, const Given<EngineOptions>& options) { return plan_dict(plan_engine(path, options)); },
-      py::arg("path"), py::arg("options"), "The memory an engine would take, from headers alone.");
   py::class_<PyEngine>(module, "Engine", "A model loaded and running on its own thread.")
       .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&,
                     std::vector<std::string>, std::string>(),

@@ -113,8 +113,18 @@ class GrammarCompiler:
             if not self._eos_tokens:
                 raise InvalidArgument("structured output needs an end-of-sequence token, and this model names none")
             tokens = Vocabulary(self._tokenizer, self._vocab_size, self._eos_tokens)
-            self._vocabulary = LLTokenizer(tokens, n_vocab=self._vocab_size, eos_token=self._eos_tokens)  # type: ignore[arg-type]
+            self._vocabulary = LLTokenizer(tokens, self._vocab_size, self._eos_tokens, _slices())  # type: ignore[arg-type]
         return self._vocabulary
+
+
+def _slices() -> list[str]:
+    """Parts of the vocabulary that llguidance allows as a whole where the grammar allows all of a part.
+
+    Its own for the texts of JSON, and more lengths: near the end of a string with a maxLength, fewer tokens are tried
+    alone.
+    """
+    text = r'[^"\\\x00-\x1F\x7F]'
+    return [r"[\x20\x0A\x0D\x09]+", *(f"{text}{{1,{most}}}" for most in (2, 4, 6, 8, 10, 12, 16, 20, 30)), f"{text}+"]
 
 
 def _short(error: str) -> str:
