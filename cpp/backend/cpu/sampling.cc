@@ -70,12 +70,10 @@ class RowSampler {
   /// Mask, edits, penalties and temperature, into scratch.
   float* adjust() {
     float* x = scratch_.values.data();
-    std::memcpy(x, raw_, static_cast<size_t>(n_) * sizeof(float));
     if (row_.mask >= 0) {
-      const uint32_t* mask = batch_.masks.data() + static_cast<int64_t>(row_.mask) * batch_.mask_words();
-      for (int64_t i = 0; i < n_; ++i) {
-        if (!(mask[i >> 5] >> (i & 31) & 1u)) x[i] = -kInfinity;
-      }
+      kernels_.allowed(raw_, batch_.masks.data() + static_cast<int64_t>(row_.mask) * batch_.mask_words(), n_, x);
+    } else {
+      std::memcpy(x, raw_, static_cast<size_t>(n_) * sizeof(float));
     }
     for (int32_t i = row_.edits_begin; i < row_.edits_end; ++i) {
       const LogitEdit& edit = batch_.edits[static_cast<size_t>(i)];

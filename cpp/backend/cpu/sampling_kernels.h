@@ -21,6 +21,8 @@ struct SamplingKernels {
   void (*bins)(const float* x, int64_t n, float max, uint16_t* out);
   /// Number of values larger than `value`.
   int64_t (*count_above)(const float* x, int64_t n, float value);
+  /// out[i] = x[i] if bit i % 32 of mask[i / 32] is set, else -inf.
+  void (*allowed)(const float* x, const uint32_t* mask, int64_t n, float* out);
   /// out[i] = x[i] / temperature.
   void (*scale)(const float* x, int64_t n, float temperature, float* out);
 };

@@ -1,6 +1,8 @@
 // Whole-row sampling passes as plain loops that the compiler vectorises. Included by sampling_{portable,avx2,avx512}.cc, each
 // with its own instruction set, inside that file's anonymous namespace: define PAGODA_SAMPLING_TABLE first, the name of the
 // table to make.
+#include <limits>
+
 #include "backend/cpu/sampling_kernels.h"
 #include "backend/sampling_math.h"
 
@@ -42,6 +44,16 @@ int64_t count_above_pass(const float* x, int64_t n, float value) {
   return count;
 }
 
+void allowed_pass(const float* x, const uint32_t* mask, int64_t n, float* out) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  int64_t begin = 0;
+  for (; begin + 32 <= n; begin += 32) {
+    const uint32_t word = mask[begin / 32];
+    for (int bit = 0; bit < 32; ++bit) out[begin + bit] = word & (1u << bit) ? x[begin + bit] : -kInfinity;
+  }
+  for (; begin < n; ++begin) out[begin] = mask[begin / 32] >> (begin % 32) & 1u ? x[begin] : -kInfinity;
+}
+
 void scale_pass(const float* x, int64_t n, float temperature, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = x[i] / temperature;
 }
@@ -51,7 +63,8 @@ void scale_pass(const float* x, int64_t n, float temperature, float* out) {
 const SamplingKernels& PAGODA_SAMPLING_TABLE();
 
 const SamplingKernels& PAGODA_SAMPLING_TABLE() {
-  static constexpr SamplingKernels table{key_range_pass, total_mass_pass, masses_pass, bins_pass, count_above_pass, scale_pass};
+  static constexpr SamplingKernels table{key_range_pass,   total_mass_pass, masses_pass, bins_pass,
+                                         count_above_pass, allowed_pass,    scale_pass};
   return table;
 }
 
