@@ -51,6 +51,7 @@ struct Stats {
   Histogram<kRequestBounds> inference_time;
   Histogram<kLengthBounds> prompt_length;
   Histogram<kLengthBounds> output_length;
+  Histogram<kLengthBounds> longest_output;
   Histogram<kLengthBounds> max_tokens;
   Histogram<kChoiceBounds> num_choices;
   Histogram<kStepBounds> step_time;
@@ -108,8 +109,7 @@ constexpr auto Stats::fields() {
       counter("num_finished_length", &S::num_finished_length, "sequences ended by max_tokens or the context length"),
       counter("num_finished_abort", &S::num_finished_abort, "sequences ended by the caller before they were complete"),
       counter("num_finished_error", &S::num_finished_error, "sequences ended by an error"),
-      counter("num_numerics_errors", &S::num_numerics_errors,
-              "sequences whose logits were not numbers, or left no token to draw"),
+      counter("num_numerics_errors", &S::num_numerics_errors, "sequences whose logits were no numbers, or left no token"),
       gauge("queue_age_seconds", &S::queue_age_seconds, "how long the longest waiting sequence has been here"),
       counter("num_steps", &S::num_steps, "steps run"),
       gauge("last_step_tokens", &S::last_step_tokens, "tokens computed in the last step"),
@@ -125,6 +125,7 @@ constexpr auto Stats::fields() {
       histogram("inference_time_seconds", &S::inference_time, "from a sequence's first step to its last token"),
       histogram("prompt_length", &S::prompt_length, "prompt tokens of a finished sequence"),
       histogram("output_length", &S::output_length, "tokens generated for a finished sequence"),
+      histogram("longest_output", &S::longest_output, "tokens generated for the longest choice of a finished request"),
       histogram("max_tokens", &S::max_tokens, "most tokens that a request asked for"),
       histogram("num_choices", &S::num_choices, "choices that a request asked for"),
       histogram("step_time_seconds", &S::step_time, "duration of a step"),

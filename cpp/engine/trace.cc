@@ -1,6 +1,7 @@
 // The turns of a sequence's life: times, histograms, events.
 #include "engine/trace.h"
 
+#include <algorithm>
 #include <array>
 
 namespace pagoda {
@@ -62,6 +63,7 @@ void Trace::finished(const Sequence& seq) {
   stats_.e2e_latency.observe(seconds(times.arrival, now));
   stats_.prompt_length.observe(static_cast<double>(seq.num_prompt));
   stats_.output_length.observe(static_cast<double>(seq.num_output()));
+  count_longest(seq);
   if (seq.num_output() > 0) {
     stats_.inference_time.observe(seconds(times.admitted, times.last_token));
     stats_.decode_time.observe(seconds(times.first_token, times.last_token));
@@ -71,6 +73,18 @@ void Trace::finished(const Sequence& seq) {
     stats_.time_per_output_token.observe(seconds(times.first_token, times.last_token) / num_intervals);
   }
   record(seq, TraceKind::finished, now, 0, seq.num_output());
+}
+
+/// Observes the longest output of a request once its last choice has finished.
+void Trace::count_longest(const Sequence& seq) {
+  int64_t longest = seq.num_output();
+  if (seq.params().n > 1) {
+    FinishedChoices& finished = finished_choices_[seq.request.get()];
+    longest = finished.longest = std::max(finished.longest, longest);
+    if (++finished.num_choices < seq.params().n) return;
+    finished_choices_.erase(seq.request.get());
+  }
+  stats_.longest_output.observe(static_cast<double>(longest));
 }
 
 void Trace::step(TimePoint begin, const StepPlan& plan) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/sequence.h"
@@ -84,6 +85,7 @@ class Trace {
 
  private:
   static double seconds(TimePoint begin, TimePoint end) { return std::chrono::duration<double>(end - begin).count(); }
+  void count_longest(const Sequence& seq);
   void record(const Sequence& seq, TraceKind kind, TimePoint time, int64_t begin, int64_t end);
 
   Stats& stats_;
@@ -91,6 +93,13 @@ class Trace {
   bool recording_ = false;
   std::vector<Entry> entries_;
   std::vector<StepTrace> steps_;
+
+  /// Of a request of several choices that have not all finished.
+  struct FinishedChoices {
+    int64_t num_choices = 0;
+    int64_t longest = 0;  ///< tokens generated
+  };
+  std::unordered_map<const Request*, FinishedChoices> finished_choices_;
 };
 
 }  // namespace pagoda

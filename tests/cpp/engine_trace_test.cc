@@ -98,7 +98,26 @@ TEST(Trace, measures_each_stretch_of_a_sequences_life) {
   EXPECT_DOUBLE_EQ(traced.stats.e2e_latency.sum, 36);
   EXPECT_DOUBLE_EQ(traced.stats.prompt_length.sum, 5);
   EXPECT_DOUBLE_EQ(traced.stats.output_length.sum, 3);
+  EXPECT_DOUBLE_EQ(traced.stats.longest_output.sum, 3);
   EXPECT_DOUBLE_EQ(traced.stats.max_tokens.sum, 8);
+}
+
+TEST(Trace, counts_the_longest_choice_of_a_request_once_all_have_finished) {
+  Traced traced;
+  Sequence first = traced.sequence(0, "a", 5);
+  Request several = *first.request;
+  several.params.n = 2;
+  first.request = std::make_shared<const Request>(several);
+  Sequence second = first;
+  second.choice = 1;
+  for (int i = 0; i < 3; ++i) traced.token(first);
+  traced.token(second);
+  traced.trace.finished(first);
+  EXPECT_EQ(count_of(traced.stats.longest_output), 0);
+  traced.trace.finished(second);
+  EXPECT_EQ(count_of(traced.stats.longest_output), 1);
+  EXPECT_DOUBLE_EQ(traced.stats.longest_output.sum, 3);
+  EXPECT_DOUBLE_EQ(traced.stats.output_length.sum, 4);
 }
 
 TEST(TraceLog, keeps_the_latest_sequences_and_forgets_the_events_of_older_ones) {

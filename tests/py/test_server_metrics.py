@@ -112,6 +112,7 @@ VLLM = {
     "request_decode_time_seconds": "histogram",
     "request_prompt_tokens": "histogram",
     "request_generation_tokens": "histogram",
+    "request_max_num_generation_tokens": "histogram",
     "request_params_n": "histogram",
     "request_params_max_tokens": "histogram",
     "iteration_tokens_total": "histogram",

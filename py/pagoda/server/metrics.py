@@ -40,6 +40,7 @@ NAMES: Mapping[str, str] = {
     "inference_time_seconds": "request_inference_time_seconds",
     "prompt_length": "request_prompt_tokens",
     "output_length": "request_generation_tokens",
+    "longest_output": "request_max_num_generation_tokens",
     "max_tokens": "request_params_max_tokens",
     "num_choices": "request_params_n",
     "step_tokens": "iteration_tokens_total",
