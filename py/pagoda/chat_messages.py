@@ -27,9 +27,10 @@ class TemplateError(ValueError):
 def validate_messages(messages: object) -> list[dict[str, Any]]:
     """Checked copies of `messages`, in the shape that templates read.
 
-    Other fields that are null are left out, but an assistant's missing content becomes "": many templates add to it
-    without asking. Text parts keep their type and text. Arguments of a tool call that come as JSON text become the
-    object. The rest stays as it is. Raises TemplateError naming the index and the field.
+    Other fields that are null are left out, but an assistant's missing content becomes its refusal, or "": many
+    templates add to it without asking. Text parts keep their type and text, and parts that are refusals become such.
+    Arguments of a tool call that come as JSON text become the object. The rest stays as it is. Raises TemplateError
+    naming the index and the field.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise TemplateError(f"messages must be a list, got {_kind(messages)}", "messages")
@@ -98,6 +99,8 @@ def _validate_content(message: Mapping[str, Any], role: str, where: str) -> str 
     content = message.get("content")
     where += ".content"
     if content is None:
+        if role == "assistant" and isinstance(message.get("refusal"), str):
+            return str(message["refusal"])
         if role == "assistant" and any(message.get(name) for name in ("tool_calls", *REASONING_FIELDS)):
             return ""
         raise TemplateError(f"{where} must be a string or a list of text parts, got null", where)
@@ -106,13 +109,15 @@ def _validate_content(message: Mapping[str, Any], role: str, where: str) -> str 
     if not isinstance(content, Sequence) or not content:
         shown = "[]" if isinstance(content, Sequence) else _kind(content)
         raise TemplateError(f"{where} must be a string or a non-empty list of text parts, got {shown}", where)
-    return [_validate_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
+    return [_validate_part(part, role, f"{where}[{i}]") for i, part in enumerate(content)]
 
 
-def _validate_part(part: object, where: str) -> dict[str, str]:
+def _validate_part(part: object, role: str, where: str) -> dict[str, str]:
     if not isinstance(part, Mapping):
         raise TemplateError(f"{where} must be an object, got {_kind(part)}", where)
     kind = part.get("type")
+    if kind == "refusal" and role == "assistant" and isinstance(part.get("refusal"), str):
+        return {"type": "text", "text": part["refusal"]}
     if kind != "text":
         shown = repr(kind) if isinstance(kind, str) else _kind(kind)
         raise TemplateError(f'{where}.type must be "text" (this model reads text only), got {shown}', f"{where}.type")

@@ -144,6 +144,31 @@ def test_langchains_chat_model_answers_and_streams(url: str, answer: Any, refere
     assert len(batch) == 2
 
 
+def test_langchains_chat_model_gets_tool_calls_and_structured_output(url: str) -> None:
+    model = ChatOpenAI(
+        base_url=f"{url}/v1", api_key=SecretStr("none"), model="tiny-alias", temperature=0, max_completion_tokens=60
+    )
+    schema = {
+        "title": "pick",
+        "description": "Picks a colour.",
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    }
+    message = model.bind_tools([schema], tool_choice="pick").invoke("Which?")
+    (call,) = message.tool_calls
+    assert call["name"] == "pick"
+    assert call["args"]["colour"] in ("red", "blue")
+    chunks = list(model.bind_tools([schema], tool_choice="pick").stream("Which?"))
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole += chunk
+    assert [(one["name"], one["args"]) for one in whole.tool_calls] == [(call["name"], call["args"])]
+    structured = model.with_structured_output(schema, method="json_schema", strict=True).invoke("Which?")
+    assert structured["colour"] in ("red", "blue")
+
+
 def test_embeddings_have_length_one_and_texts_are_their_tokens(url: str, openai_client: openai.OpenAI) -> None:
     ids = httpx.post(f"{url}/tokenize", json={"prompt": "Count to three."}, timeout=60).json()["tokens"]
     for pooling in ("last", "mean"):

@@ -21,6 +21,16 @@ def test_good_messages_pass_unchanged() -> None:
     assert validate_messages(messages) == messages
 
 
+def test_an_assistants_refusal_is_its_text() -> None:
+    refused = {"role": "assistant", "content": None, "refusal": "I will not."}
+    assert validate_messages([refused])[0]["content"] == "I will not."
+    part = {"type": "refusal", "refusal": "I will not."}
+    (message,) = validate_messages([{"role": "assistant", "content": [part]}])
+    assert message["content"] == [{"type": "text", "text": "I will not."}]
+    with pytest.raises(TemplateError, match="got 'refusal'"):
+        validate_messages([{"role": "user", "content": [part]}])
+
+
 def test_text_parts_are_kept_and_reduced_to_their_text() -> None:
     content = [{"type": "text", "text": "a", "cache_control": {}}]
     assert validate_messages([{**USER, "content": content}])[0]["content"] == [{"type": "text", "text": "a"}]

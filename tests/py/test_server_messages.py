@@ -270,6 +270,28 @@ def test_bad_bodies_get_a_400_that_names_the_callers_field() -> None:
     asyncio.run(run())
 
 
+IGNORED: list[tuple[dict[str, Any], str]] = [
+    ({"metadata": {"user_id": "u", "team": "t"}}, "metadata.team"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.budget_tokens"),
+    ({"output_config": {"effort": "low"}}, "output_config.effort"),
+    ({"output_config": {"pitch": "low"}}, "output_config.pitch"),
+]
+
+
+@pytest.mark.parametrize(("field", "name"), IGNORED)
+def test_fields_without_effect_are_named_where_they_stand(field: dict[str, Any], name: str) -> None:
+    async def run() -> None:
+        body = {"model": "fake", "max_tokens": 1, "messages": USER} | field
+        async with fake_api() as (session, _), session.post("/v1/messages", json=body) as response:
+            assert response.status == 200
+            assert response.headers["x-pagoda-ignored"] == name
+        async with fake_api(strict=True) as (session, _), session.post("/v1/messages", json=body) as response:
+            known = name in ("thinking.budget_tokens", "output_config.effort")
+            assert response.status == (200 if known else 400)
+
+    asyncio.run(run())
+
+
 def test_errors_of_the_template_name_the_turn_where_it_stands() -> None:
     body = {"max_tokens": 1, "system": "s", "messages": [*USER, {"role": "user", "content": "x"}]}
     made = translate(body)

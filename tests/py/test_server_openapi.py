@@ -102,7 +102,8 @@ def test_a_request_that_the_document_excludes_is_no_server_error(label: str, url
 
 def test_requests_made_from_the_document_are_served(url: str) -> None:
     """Else the test above would see refusals only."""
-    for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/v1/models", "/metrics"):
+    generating = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")
+    for path in (*generating, "/tokenize", "/detokenize", "/v1/models", "/metrics"):
         assert SERVED[path] > 0, SERVED
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,10 @@ class Translation:
             if name in CHAT_ONLY:
                 raise invalid(name, f"{name} is not a field of this endpoint", "unsupported_parameter")
             self.body[name] = value
+
+    def leave(self, place: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+        """Hands what the object at `place` holds besides the `known` fields to the chat, which names it as ignored."""
+        self.body |= {f"{place}.{name}": value for name, value in given.items() if name not in known}
 
     def answer_schema(self, name: str, response_format: dict[str, Any]) -> None:
         """Sets the form of the answer; `name` is the caller's field, which holds schema and type side by side."""

@@ -42,7 +42,9 @@ def translate(body: Mapping[str, Any], counting: bool = False) -> Translation:
     if turns and turns[-1].get("role") == "assistant":
         made.body |= {"add_generation_prompt": False, "continue_final_message": True}
     made.rename("stop_sequences", "stop", body.get("stop_sequences"))
-    made.rename("metadata.user_id", "user", take_object(body.get("metadata"), "metadata", optional=True).get("user_id"))
+    metadata = take_object(body.get("metadata"), "metadata", optional=True)
+    made.rename("metadata.user_id", "user", metadata.get("user_id"))
+    made.leave("metadata", metadata, ("user_id",))
     _add_tools(made, body)
     _add_thinking(made, body.get("thinking"))
     _add_output(made, body)
@@ -136,6 +138,7 @@ def _add_tools(made: Translation, body: Mapping[str, Any]) -> None:
     else:
         text = f"tool_choice.type must be auto, any, tool or none, got {show(kind)}"
         raise invalid("tool_choice", text, "invalid_value")
+    made.leave("tool_choice", choice, ("type", "name", "disable_parallel_tool_use"))
     if choice.get("disable_parallel_tool_use"):
         made.body["parallel_tool_calls"] = False
 
@@ -144,7 +147,8 @@ def _add_thinking(made: Translation, thinking: Any) -> None:
     """Templates of models that think know the variable `enable_thinking`; others do not read it."""
     if thinking is None:
         return
-    kind = take_object(thinking, "thinking").get("type")
+    made.leave("thinking", take_object(thinking, "thinking"), ("type",))
+    kind = thinking.get("type")
     if kind not in ("enabled", "disabled", "adaptive"):
         raise invalid(
             "thinking", f"thinking.type must be enabled, disabled or adaptive, got {show(kind)}", "invalid_value"
@@ -157,11 +161,14 @@ def _add_thinking(made: Translation, thinking: Any) -> None:
 def _add_output(made: Translation, body: Mapping[str, Any]) -> None:
     """The schema of the answer, in its two spellings."""
     place, wanted = "output_format", body.get("output_format")
-    if wanted is None and body.get("output_config") is not None:
-        place, wanted = "output_config.format", take_object(body["output_config"], "output_config").get("format")
+    config = take_object(body.get("output_config"), "output_config", optional=True)
+    made.leave("output_config", config, ("format",))
+    if wanted is None:
+        place, wanted = "output_config.format", config.get("format")
     if wanted is None:
         return
-    kind = take_object(wanted, place).get("type")
+    made.leave(place, take_object(wanted, place), ("type", "schema"))
+    kind = wanted.get("type")
     if kind != "json_schema":
         raise invalid(place, f"{place}.type must be json_schema, got {show(kind)}", "invalid_value")
     schema = {"name": "answer", "schema": wanted.get("schema"), "strict": True}

@@ -93,6 +93,12 @@ IGNORED: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "prompt_cache_key": (),
     "parallel_tool_calls": (True,),
+    # Of the adapters' bodies (Translation.leave).
+    "reasoning.summary": (),
+    "reasoning.generate_summary": (),
+    "thinking.budget_tokens": (),
+    "thinking.display": (),
+    "output_config.effort": (),
 }
 
 #: Known fields that this server does not serve, with the values that ask for nothing.

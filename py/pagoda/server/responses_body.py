@@ -54,8 +54,9 @@ def translate(body: Mapping[str, Any]) -> Translation:
     if included is not None and _LOGPROBS in take_list(included, "include"):
         made.body["logprobs"] = True
         made.rename("top_logprobs", "top_logprobs", body.get("top_logprobs"))
-    effort = take_object(body.get("reasoning"), "reasoning", optional=True).get("effort")
-    made.rename("reasoning.effort", "reasoning_effort", effort)
+    reasoning = take_object(body.get("reasoning"), "reasoning", optional=True)
+    made.rename("reasoning.effort", "reasoning_effort", reasoning.get("effort"))
+    made.leave("reasoning", reasoning, ("effort",))
     return made
 
 
@@ -131,6 +132,7 @@ def _add_tools(made: Translation, body: Mapping[str, Any]) -> None:
         if choice.get("type") != "function":
             text = f"tool_choice.type must be function, got {show(choice.get('type'))}"
             raise invalid("tool_choice", text, "invalid_value")
+        made.leave("tool_choice", choice, ("type", "name"))
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     made.rename("tool_choice", "tool_choice", choice)
 
@@ -138,6 +140,7 @@ def _add_tools(made: Translation, body: Mapping[str, Any]) -> None:
 def _add_text(made: Translation, text: dict[str, Any]) -> None:
     """The form of the answer; `verbosity` is the chat's own field."""
     made.rename("text.verbosity", "verbosity", text.get("verbosity"))
+    made.leave("text", text, ("verbosity", "format"))
     if text.get("format") is None:
         return
     wanted = take_object(text["format"], "text.format")
