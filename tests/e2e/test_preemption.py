@@ -73,10 +73,13 @@ async def serve_all(client: EngineClient) -> tuple[list[list[int]], dict[str, fl
                     return answer["choices"][0]["token_ids"], answer["id"]
 
             client._engine.hold()  # a fast engine would be done with some before the others have come
-            answering = asyncio.gather(*(complete(index) for index in range(len(PROMPTS))))
-            while len(client._streams) < len(PROMPTS):
-                await asyncio.sleep(0.001)
-            client._engine.release()
+            try:
+                answering = asyncio.gather(*(complete(index) for index in range(len(PROMPTS))))
+                async with asyncio.timeout(30):
+                    while len(client._streams) < len(PROMPTS):
+                        await asyncio.sleep(0.001)
+            finally:
+                client._engine.release()
             answers = await answering
             async with session.get("/metrics") as response:
                 lines = [line for line in (await response.text()).splitlines() if not line.startswith("#")]
