@@ -60,10 +60,10 @@ constexpr auto EngineOptions::fields() {
             "quantise matrices of plain floats on load: auto | q8_0 | q5_1 | q5_0 | q4_1 | q4_0 | int8 | int4 | f8_e4m3 | bf16 "
             "| f16 "
             "| f32; auto keeps what the file has; below 8 bits the embedding and the head get q8_0"),
-      field(
-          "activation_dtype", &O::activation_dtype,
-          "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | int16 (15 bits of it); auto = int16 "
-          "in the blocks of 32 values that an outlier rules, else int8"),
+      field("activation_dtype", &O::activation_dtype,
+            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | int16 (15 bits of it); auto = int8 "
+            "but "
+            "for the outliers of each block of 32 values, which are not rounded"),
       field("num_threads", &O::num_threads, Range::closed(0, 1024),
             "compute threads on the CPU; 0 = the usable physical cores"),
       field("max_model_len", &O::max_model_len, Range::at_least(1),

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
@@ -230,27 +231,41 @@ inline std::vector<float> multiply(const LinearKernels& kernels, ThreadPool& poo
   return dense;
 }
 
+/// Block x[32] as the product sees it: with `mixed` up to three values that hold more than 0.6 of what is left of its energy
+/// stay as they are.
+inline void seen_block(InputPrecision precision, const float* x, double* seen, double* slack) {
+  std::vector<int> order(32);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [x](int a, int b) { return std::fabs(x[a]) > std::fabs(x[b]); });
+  double energy = 0;
+  for (int i = 0; i < 32; ++i) energy += double{x[i]} * x[i];
+  size_t taken = 0;
+  if (precision == InputPrecision::mixed) {
+    for (double square; taken < 3 && (square = double{x[order[taken]]} * x[order[taken]]) > 0.6 * energy; ++taken)
+      energy -= square;
+  }
+  const float amax = std::fabs(x[order[taken]]), steps = precision == InputPrecision::int16 ? 128 : 1;
+  const float inverse = amax > 0 ? 127 / amax * steps : 0.0f;
+  for (; taken < 32; ++taken) {
+    const int at = order[taken];
+    seen[at] = double{amax / 127} / double{steps} * std::nearbyint(x[at] * inverse);
+    slack[at] = double{amax} / (127 * double{steps}) * 0.5001;
+  }
+}
+
 /// The input as the product sees it (header of linear.h), and per element how far that may lie from the true input.
 inline void seen_input(WeightFormat format, const LinearKernels& kernels, const float* x, int64_t k, std::vector<double>& seen,
                        std::vector<double>& slack) {
   seen.assign(x, x + k);
   slack.assign(static_cast<size_t>(k), 0.0);
-  for (int64_t i = 0; i < k; ++i) {
-    const size_t at = static_cast<size_t>(i);
-    if (takes_quantised_input(format)) {
-      float amax = 0;
-      double energy = 0;
-      for (int64_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) {
-        amax = std::max(amax, std::fabs(x[j]));
-        energy += double{x[j]} * x[j];
-      }
-      const bool has_low = kernels.low_share == 0 || double{amax} * amax > kernels.low_share * energy;
-      const float steps = has_low ? 128 : 1, inverse = amax > 0 ? 127 / amax * steps : 0.0f;
-      seen[at] = double{amax / 127} / double{steps} * std::nearbyint(x[i] * inverse);
-      slack[at] = double{amax} / (127 * double{steps}) * 0.5001;
-    } else if (format == WeightFormat::bf16 && kernels.rounds_to_bf16) {
-      seen[at] = double{bf16_to_float(float_to_bf16(x[i]))};
-      slack[at] = std::fabs(double{x[i]}) / 256;
+  if (takes_quantised_input(format)) {
+    for (size_t begin = 0; begin < seen.size(); begin += 32) {
+      seen_block(kernels.precision, x + begin, &seen[begin], &slack[begin]);
+    }
+  } else if (format == WeightFormat::bf16 && kernels.rounds_to_bf16) {
+    for (size_t i = 0; i < seen.size(); ++i) {
+      seen[i] = double{bf16_to_float(float_to_bf16(x[i]))};
+      slack[i] = std::fabs(double{x[i]}) / 256;
     }
   }
 }

@@ -9,7 +9,7 @@ namespace pagoda::cpu {
 /// What each value of an input row becomes, with one scale for each block of 32 values.
 enum class InputPrecision : uint8_t {
   int8,   ///< 8 bits
-  mixed,  ///< 15 bits in blocks whose largest value is an outlier, where 8 bits would leave little for the others; else 8
+  mixed,  ///< 8 bits, but for values that dwarf the others of their block, and would leave few bits to them: f32
   int16,  ///< 15 bits, for about twice the work: within some 1e-4 of the product with the input itself
 };
 

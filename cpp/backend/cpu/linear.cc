@@ -20,13 +20,6 @@ constexpr int64_t kTaskProducts = int64_t{4} << 20;
 constexpr int64_t kMinTasksPerThread = 4;
 constexpr int64_t kMaxTasksPerThread = 16;
 
-/// Of a block's energy, its largest square can have no more than all.
-constexpr float kNoLowShare = 2;
-/// With 8 bits the mean error of a logprob of SmolLM2 Q4_1 is 0.062, mostly from blocks in which one value dwarfs the others.
-/// With low bytes where that holds this share of the energy, in a tenth of the blocks, it is 0.027; with low bytes everywhere
-/// 0.0005 (f32 cache).
-constexpr float kMixedLowShare = 0.7f;
-
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
@@ -49,7 +42,9 @@ bool any_bf16(std::span<const WeightFormat> formats) {
 }
 
 size_t quantised_bytes(int64_t num_tokens, int64_t cols) {
-  return round_up(static_cast<size_t>(num_tokens * (cols / 32)) * (sizeof(QuantBlock) + sizeof(QuantBytes)));
+  const size_t low = static_cast<size_t>(num_tokens * (cols / 32)) * sizeof(QuantBytes);
+  const size_t outliers = static_cast<size_t>(outlier_places(num_tokens, cols)) * sizeof(Outlier);
+  return round_up(static_cast<size_t>(num_tokens * (cols / 32)) * sizeof(QuantBlock) + std::max(low, outliers));
 }
 
 LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x,
@@ -75,7 +70,8 @@ LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const 
 void set_input(TileArgs& args, const LinearInput& input, WeightFormat format, int64_t row) {
   if (takes_quantised_input(format)) {
     args.x = input.quantised + row * (args.cols / 32);
-    args.low = input.low + row * (args.cols / 32);
+    if (input.low) args.low = input.low + row * (args.cols / 32);
+    if (input.outliers) args.outliers = input.outliers + outlier_places(row, args.cols);
   } else if (format == WeightFormat::bf16 && input.rounded) {
     args.x_stride = rounded_stride(args.cols);
     args.x = input.rounded + row * args.x_stride;
@@ -134,7 +130,7 @@ LinearKernels linear_kernels(Isa isa, InputPrecision precision) {
     return linear_kernels_portable();
   };
   LinearKernels kernels = table();
-  kernels.low_share = precision == InputPrecision::int8 ? kNoLowShare : precision == InputPrecision::int16 ? 0 : kMixedLowShare;
+  kernels.precision = precision;
   return kernels;
 }
 
@@ -157,7 +153,9 @@ LinearInput place_input(const LinearKernels& kernels, const Tensor& x, std::span
   std::byte* next = static_cast<std::byte*>(workspace);
   if (any_quantised(formats)) {
     input.quantised = reinterpret_cast<QuantBlock*>(next);
-    input.low = reinterpret_cast<QuantBytes*>(input.quantised + x.shape[0] * (x.cols() / 32));
+    void* extras = input.quantised + x.shape[0] * (x.cols() / 32);
+    if (kernels.precision == InputPrecision::int16) input.low = static_cast<QuantBytes*>(extras);
+    if (kernels.precision == InputPrecision::mixed) input.outliers = static_cast<Outlier*>(extras);
     next += quantised_bytes(x.shape[0], x.cols());
   }
   if (kernels.rounds_to_bf16 && any_bf16(formats)) input.rounded = reinterpret_cast<uint16_t*>(next);
@@ -168,7 +166,11 @@ void prepare_row(const LinearKernels& kernels, const LinearInput& input, const f
   const int64_t cols = input.x.cols();
   if (input.quantised) {
     const int64_t first = tile.begin * (cols / 32) + (row - tile.begin);
-    kernels.quantise_row(x, cols, kernels.low_share, input.quantised + first, input.low + first, tile.end - tile.begin);
+    const QuantisedRow to{input.quantised + first, input.low ? input.low + first : nullptr,
+                          input.outliers ? input.outliers + outlier_places(tile.begin, cols) : nullptr, tile.end - tile.begin,
+                          static_cast<int32_t>(row - tile.begin)};
+    if (to.outliers && row == tile.begin) to.outliers->col = 0;
+    kernels.quantise_row(x, cols, to);
   }
   if (input.rounded) kernels.round_row(x, cols, input.rounded + row * rounded_stride(cols));
 }

@@ -25,7 +25,8 @@ size_t linear_workspace(int64_t num_tokens, int64_t rows, int64_t cols, std::spa
 struct LinearInput {
   Tensor x;                         ///< [T, K] f32, read by the parts that need neither other form
   QuantBlock* quantised = nullptr;  ///< [tiles][K/32][rows of the tile], or null
-  QuantBytes* low = nullptr;        ///< the low bytes, likewise
+  QuantBytes* low = nullptr;        ///< the low bytes, likewise, or null
+  Outlier* outliers = nullptr;      ///< the tiles' lists, outlier_places() apart, or null
   uint16_t* rounded = nullptr;      ///< bf16 rows, padded to an even length, or null
 };
 

@@ -71,6 +71,18 @@ struct Avx2 {
     if constexpr (kShift < 0) raw = {_mm256_slli_epi16(raw.a, -kShift), _mm256_slli_epi16(raw.b, -kShift)};
     return {_mm256_and_si256(raw.a, mask), _mm256_and_si256(raw.b, mask)};
   }
+  /// The bits of `mask` in each lane of four bytes after a shift to the right.
+  static Ints bits_at(const std::byte* from, uint32_t shift, uint32_t mask) {
+    const Ints raw = load(from);
+    const __m128i count = _mm_cvtsi32_si128(static_cast<int>(shift));
+    return and_lanes({_mm256_srl_epi32(raw.a, count), _mm256_srl_epi32(raw.b, count)}, mask);
+  }
+  static Ints and_lanes(Ints lanes, uint32_t mask) {
+    const __m256i masks = _mm256_set1_epi32(static_cast<int>(mask));
+    return {_mm256_and_si256(lanes.a, masks), _mm256_and_si256(lanes.b, masks)};
+  }
+  /// Of each lane of four bytes.
+  static Floats low_bytes(Ints lanes) { return to_floats(and_lanes(lanes, 255)); }
   static Ints join(Ints x, Ints y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
   static Ints look_up(const uint8_t* table, Ints codes) {
     const __m256i values = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
@@ -157,8 +169,10 @@ struct Avx2 {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
   }
 
-  static void quantise_block(const float* x, float share, QuantBlock& out, QuantBytes& low) {
-    quantise_plainly<Avx2>(x, share, out, low);
+  static BlockSize measure(const float* x) { return measure_plainly<Avx2>(x); }
+  static int find(const float* x, uint32_t magnitude) { return find_plainly<Avx2>(x, magnitude); }
+  static void quantise_block(const float* x, uint32_t largest, QuantBlock& out, QuantBytes* low) {
+    quantise_plainly<Avx2>(x, largest, out, low);
   }
 };
 

@@ -50,6 +50,13 @@ struct Avx512 {
     if constexpr (kShift < 0) raw = _mm512_slli_epi16(raw, -kShift);
     return _mm512_and_si512(raw, _mm512_set1_epi8(static_cast<char>(kMask)));
   }
+  /// The bits of `mask` in each lane of four bytes after a shift to the right.
+  static __m512i bits_at(const std::byte* from, uint32_t shift, uint32_t mask) {
+    const __m128i count = _mm_cvtsi32_si128(static_cast<int>(shift));
+    return _mm512_and_si512(_mm512_srl_epi32(load_raw(from), count), _mm512_set1_epi32(static_cast<int>(mask)));
+  }
+  /// Of each lane of four bytes.
+  static Floats low_bytes(__m512i lanes) { return _mm512_cvtepi32_ps(_mm512_and_si512(lanes, _mm512_set1_epi32(255))); }
   static __m512i join(__m512i a, __m512i b) { return _mm512_or_si512(a, b); }
   static __m512i look_up(const uint8_t* table, __m512i codes) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table))), codes);
@@ -119,25 +126,34 @@ struct Avx512 {
     store_sums<Avx512>(out, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1));
   }
 
-  static void quantise_block(const float* x, float share, QuantBlock& out, QuantBytes& low) {
+  static BlockSize measure(const float* x) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     const uint32_t largest = _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(a), magnitude),
                                                                       _mm512_and_si512(_mm512_castps_si512(b), magnitude)));
-    const float energy = sum_lanes(_mm512_add_ps(_mm512_mul_ps(a, a), _mm512_mul_ps(b, b)));
+    return {largest, sum_lanes(_mm512_add_ps(_mm512_mul_ps(a, a), _mm512_mul_ps(b, b)))};
+  }
+  static int find(const float* x, uint32_t magnitude) {
+    const __m512i sought = _mm512_set1_epi32(static_cast<int>(magnitude)), bits = _mm512_set1_epi32(0x7fffffff);
+    const uint32_t first = _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_loadu_si512(x), bits), sought);
+    const uint32_t second = _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_loadu_si512(x + 16), bits), sought);
+    return __builtin_ctz(first | second << 16);
+  }
+  static void quantise_block(const float* x, uint32_t largest, QuantBlock& out, QuantBytes* low) {
+    const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     const BlockScale found = block_scale<Avx512>(largest);
-    if (wants_low<Avx512>(largest, energy, share)) {
+    if (low) {
       const __m512 inverse = _mm512_set1_ps(found.inverse * 128.0f);
       const __m512i q_a = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), q_b = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
       const __m512i high_a = high_bytes(q_a), high_b = high_bytes(q_b);
       store_bytes(out, high_a, high_b);
-      store_bytes(low, _mm512_sub_epi32(q_a, _mm512_slli_epi32(high_a, kLowBits)),
+      store_bytes(*low, _mm512_sub_epi32(q_a, _mm512_slli_epi32(high_a, kLowBits)),
                   _mm512_sub_epi32(q_b, _mm512_slli_epi32(high_b, kLowBits)));
-      return finish_block<Avx512>(out, low, found.scale, true);
+      return finish_block<Avx512>(out, *low, found.scale);
     }
     const __m512 inverse = _mm512_set1_ps(found.inverse);
     store_bytes(out, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
-    finish_block<Avx512>(out, {}, found.scale, false);
+    finish_block<Avx512>(out, {}, found.scale);
   }
   static __m512i high_bytes(__m512i q) { return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), kLowBits); }
 

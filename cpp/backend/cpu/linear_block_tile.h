@@ -144,7 +144,6 @@ struct BlockKernel {
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      if (kLow && !x[r].has_low) continue;  // no sum of zeros: its product with an infinite scale would be NaN
       const Floats x_scale = Simd::broadcast(x[r].scale);
 #pragma GCC unroll 2
       for (int p = 0; p < kPanels; ++p) {
@@ -163,7 +162,6 @@ struct BlockKernel {
       for (int p = 0; p < kPanels; ++p) min[p] = load_min<kGroup>(scales + static_cast<size_t>(p) * stride, outer[p]);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        if (kLow && !x[r].has_low) continue;
         const Floats sum = Simd::broadcast(scaled_sum<kGroup, kLow>(x[r], *bytes[r]));
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) acc[p][r] = Simd::fma(min[p], sum, acc[p][r]);
@@ -187,42 +185,68 @@ struct BlockKernel {
   template <bool kLow, int kPanels, int kRows>
   [[gnu::always_inline]] static void add_block(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
                                                const QuantBlock* x, const QuantBytes* low, Floats (&acc)[kPanels][kRows]) {
-    static constexpr QuantBytes kZeros{};
     Rows<kRows> bytes;
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      if constexpr (kLow) {
-        bytes[r] = x[r].has_low ? low + r : &kZeros;
-      } else {
-        bytes[r] = x + r;
-      }
-    }
+    for (int r = 0; r < kRows; ++r) bytes[r] = kLow ? low + r : static_cast<const QuantBytes*>(x + r);
     add_group<0, kLow>(block, stride, outer, x, bytes, acc);
     if constexpr (kLayout.groups == 2) add_group<1, kLow>(block, stride, outer, x, bytes, acc);
   }
 
-  /// Adds the products of a block's low bytes to the rows that have some. When most do or the tile is not full, the products of
-  /// all rows are made at once, those of the others with zeros and for nothing.
+  /// Where a column lies in a panel: bytes to its outer fields and to its block, and its place in the block.
+  struct ColumnPlace {
+    size_t outer, block;
+    uint32_t quad, byte;
+  };
+  [[gnu::always_inline]] static ColumnPlace column_place(uint32_t col) {
+    constexpr size_t kBlockBytes = kLayout.block_bytes(), kOuterBytes = kLayout.outer_bytes();
+    const uint32_t index = col / kBlockCols;
+    const size_t outer = index / kLayout.blocks * (kOuterBytes + kLayout.blocks * kBlockBytes);
+    return {outer, outer + kOuterBytes + index % kLayout.blocks * kBlockBytes, col % kBlockCols / 4, col % 4};
+  }
+
+  /// The 16 codes of a column, as they are multiplied.
+  [[gnu::always_inline]] static Floats column_codes(const std::byte* block, const ColumnPlace& at) {
+    constexpr uint32_t kLow = kLayout.low_bits, kHigh = kLayout.high_bits;
+    auto codes = Simd::bits_at(block + at.quad % kLow * 64, 8 * at.byte + at.quad / kLow * kLow, (1u << kLow) - 1);
+    if constexpr (kHigh > 0) {
+      const uint32_t shift = 8 * at.byte + at.quad / kHigh * kHigh;
+      const auto high = Simd::bits_at(block + (kLow + at.quad % kHigh) * 64, shift, (1u << kHigh) - 1);
+      codes = Simd::join(codes, Simd::template field<-static_cast<int>(kLow), ((1 << kHigh) - 1) << kLow>(high));
+    }
+    if constexpr (kLayout.codes != CodeKind::count) codes = Simd::look_up(kTable.bytes, codes);
+    return Simd::low_bytes(codes);
+  }
+
+  /// The 16 weights of a column of a panel.
+  [[gnu::always_inline]] static Floats column(const std::byte* panel, const ColumnPlace& at) {
+    const std::byte* scales = panel + at.block + kLayout.code_bytes();
+    Outer outer{};
+    if constexpr (kLayout.outer_bytes() > 0) outer = load_outer(panel + at.outer);
+    Floats value = column_codes(panel + at.block, at);
+    if constexpr (kLayout.scales == ScaleKind::single_zero) {
+      value = Simd::fma(Simd::broadcast(-1.0f), Simd::load_i8(scales + 64), value);
+    } else if constexpr (kLayout.bias > 0) {
+      value = Simd::add(value, Simd::broadcast(-float{kLayout.bias}));
+    }
+    const std::byte* own = scales + (kLayout.groups == 2 ? at.quad / 4 * 16 : 0);
+    if constexpr (kHasMin) return Simd::fma(load_scale<0>(own, outer), value, load_min<0>(own, outer));
+    return Simd::mul(load_scale<0>(own, outer), value);
+  }
+
+  /// Adds the outliers' products to the accumulators, by way of memory: their rows are known only here.
   template <int kPanels, int kRows>
-  [[gnu::always_inline]] static void add_low(const std::byte* block, size_t stride, const Outer (&outer)[kPanels],
-                                             const QuantBlock* x, const QuantBytes* low, Floats (&acc)[kPanels][kRows]) {
-    int32_t num_low = 0;
-    for (int r = 0; r < kRows; ++r) num_low += x[r].has_low;
-    if (num_low == 0) return;
-    if constexpr (kRows == Simd::kTileRows) {
-      if (num_low <= kRows / 2) {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          if (!x[r].has_low) continue;
-          Floats row[kPanels][1];
-          for (int p = 0; p < kPanels; ++p) row[p][0] = acc[p][r];
-          add_block<true>(unknown(block), stride, outer, x + r, low + r, row);
-          for (int p = 0; p < kPanels; ++p) acc[p][r] = row[p][0];
-        }
-        return;
+  [[gnu::noinline]] static void add_outliers(const Outlier* list, const std::byte* panel, size_t panel_bytes,
+                                             Floats (&acc)[kPanels][kRows]) {
+    const Outlier* end = list + list->col + 1;
+    for (const Outlier* outlier = list + 1; outlier != end; ++outlier) {
+      const Floats value = Simd::broadcast(outlier->value);
+      const ColumnPlace place = column_place(static_cast<uint32_t>(outlier->col));
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        Floats& sum = acc[p][outlier->row];
+        sum = Simd::fma(column(panel + static_cast<size_t>(p) * panel_bytes, place), value, sum);
       }
     }
-    add_block<true>(unknown(block), stride, outer, x, low, acc);
   }
 
   /// The same address, of which the compiler does not know that: or it keeps codes that it has unpacked in registers for
@@ -249,13 +273,32 @@ struct BlockKernel {
         for (int p = 0; p < kPanels; ++p) outer[p] = load_outer(panel + static_cast<size_t>(p) * args.panel_bytes);
         panel += kOuterBytes;
       }
-      for (int b = 0; b < kLayout.blocks; ++b, panel += kBlockBytes, x += kRows, low += kRows) {
+      for (int b = 0; b < kLayout.blocks; ++b, panel += kBlockBytes, x += kRows) {
         prefetch<Simd, kPanels * kBlockBytes>(ahead, step);
         add_block<false>(panel, args.panel_bytes, outer, x, low, acc);
-        add_low(panel, args.panel_bytes, outer, x, low, acc);
+        if (low) {
+          add_block<true>(unknown(panel), args.panel_bytes, outer, x, low, acc);
+          low += kRows;
+        }
       }
     }
+    if (args.outliers && args.outliers->col > 0) {
+      Floats sums[kPanels][kRows];
+      copy_sums(acc, sums);
+      add_outliers(args.outliers, args.panel, args.panel_bytes, sums);
+      copy_sums(sums, acc);
+    }
     store_tile<Simd>(args, acc);
+  }
+
+  /// Without which the accumulators, passed on by address, would be in memory all the time.
+  template <int kPanels, int kRows>
+  [[gnu::always_inline]] static void copy_sums(const Floats (&from)[kPanels][kRows], Floats (&to)[kPanels][kRows]) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) to[p][r] = from[p][r];
+    }
   }
 };
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cpu/input_precision.h"
 #include "backend/cpu/isa.h"
 #include "core/weight_format.h"
 
@@ -22,13 +23,33 @@ struct QuantBytes {
   int32_t half_sum[2];    ///< of the first and the last 16 values, which some formats scale apart
 };
 
-/// 32 values of one input row: value = scale * (high + low / 128) with high bytes in [-127, 127] and low ones, QuantBytes that
-/// lie elsewhere, in [-64, 63]. Most blocks have no low bytes, and their place is not written. All fields are NaN or arbitrary
-/// integers when one of the values is NaN or infinite, so that the product is NaN too.
+/// 32 values of one input row: value = scale * (high + low / 128) with high bytes in [-127, 127] and, if the precision has
+/// them, low ones in [-64, 63], QuantBytes that lie elsewhere. Outliers that were taken out are zero. All fields are NaN or
+/// arbitrary integers when one of the values is NaN or infinite, so that the product is NaN too.
 struct alignas(64) QuantBlock : QuantBytes {
   float scale;       ///< max|x| / 127
   float scaled_sum;  ///< scale * sum(high + low / 128), the factor of a minimum
-  int32_t has_low;   ///< 0 or 1
+};
+
+/// A value that dwarfs the others of its block: taken out of it and multiplied as it is. The outliers of a tile's rows are a
+/// list, by row and column, behind an element whose `col` is their number.
+struct Outlier {
+  int32_t col;
+  int32_t row;  ///< of the tile
+  float value;
+};
+/// Of one block, at most.
+constexpr int kMaxOutliers = 3;
+/// Elements of the list of `num_rows` rows of `cols` values, at most.
+constexpr int64_t outlier_places(int64_t num_rows, int64_t cols) { return num_rows * (cols / 32 * kMaxOutliers + 1); }
+
+/// Where one row of a tile goes: block b to blocks[b * stride], likewise its low bytes.
+struct QuantisedRow {
+  QuantBlock* blocks;
+  QuantBytes* low;    ///< null: there are none
+  Outlier* outliers;  ///< the tile's list, to append to; null: none are taken out
+  int64_t stride;     ///< rows of the tile
+  int32_t row;        ///< of the tile
 };
 
 /// Whether weights of this format are multiplied with QuantBlocks; the others take floats (bf16: see rounds_to_bf16).
@@ -38,16 +59,17 @@ constexpr bool takes_quantised_input(WeightFormat format) { return is_quantised(
 struct TileArgs {
   const std::byte* panel;  ///< see pack.h; a second one follows the first
   size_t panel_bytes;
-  const std::byte* ahead;  ///< what to fetch into the cache meanwhile: one part in `ahead_share` of the panels' bytes
-  int64_t ahead_share;     ///< tiles that share the fetching of the next panels
-  int64_t cols;            ///< K
-  const void* x;           ///< float rows, bf16 rows, or QuantBlocks [K/32][tile rows]
-  const QuantBytes* low;   ///< the low bytes of the QuantBlocks, likewise
-  int64_t x_stride;        ///< elements between float or bf16 rows; unused for QuantBlock
-  float* out;              ///< first output element
-  int64_t out_stride;      ///< elements between output rows
-  const float* bias;       ///< of the panel's first column, or null
-  int width;               ///< columns of the last panel that exist, 1..16
+  const std::byte* ahead;   ///< what to fetch into the cache meanwhile: one part in `ahead_share` of the panels' bytes
+  int64_t ahead_share;      ///< tiles that share the fetching of the next panels
+  int64_t cols;             ///< K
+  const void* x;            ///< float rows, bf16 rows, or QuantBlocks [K/32][tile rows]
+  const QuantBytes* low;    ///< the low bytes of the QuantBlocks, likewise, or null
+  const Outlier* outliers;  ///< what was taken out of the QuantBlocks, or null
+  int64_t x_stride;         ///< elements between float or bf16 rows; unused for QuantBlock
+  float* out;               ///< first output element
+  int64_t out_stride;       ///< elements between output rows
+  const float* bias;        ///< of the panel's first column, or null
+  int width;                ///< columns of the last panel that exist, 1..16
 };
 
 using TileKernel = void (*)(const TileArgs& args);
@@ -58,17 +80,15 @@ struct LinearKernels {
   Isa isa;
   int tile_rows;        ///< rows of a full tile, <= kMaxTileRows
   bool rounds_to_bf16;  ///< bf16 weights are multiplied with bf16 input (else with f32 input)
-  /// Block b of x[cols] goes to out[b * stride] and low[b * stride], with low bytes if its largest square is more than `share`
-  /// of the sum of squares. cols is a multiple of 32.
-  void (*quantise_row)(const float* x, int64_t cols, float share, QuantBlock* out, QuantBytes* low, int64_t stride);
+  /// Quantises x[cols], cols a multiple of 32.
+  void (*quantise_row)(const float* x, int64_t cols, const QuantisedRow& to);
   /// out[cols rounded up to even] = x[cols] rounded to nearest even; padded with zero.
   void (*round_row)(const float* x, int64_t cols, uint16_t* out);
   /// [format][rows - 1], for one panel
   TileKernel tile[kNumWeightFormats][kMaxTileRows];
   /// The same for two, which load each input value once for both; null where that gains nothing.
   TileKernel pair[kNumWeightFormats][kMaxTileRows];
-  /// See quantise_row; set by linear_kernels() from the precision.
-  float low_share;
+  InputPrecision precision;  ///< set by linear_kernels()
 };
 
 const LinearKernels& linear_kernels_portable();

@@ -104,6 +104,14 @@ struct Portable {
     constexpr uint32_t kMasks = kMask * 0x01010101u;
     return each([](U4 v) { return (kShift >= 0 ? v >> (kShift & 7) : v << (-kShift & 7)) & kMasks; }, raw);
   }
+  /// The bits of `mask` in each lane of four bytes after a shift to the right.
+  static Four<U4> bits_at(const std::byte* from, uint32_t shift, uint32_t mask) {
+    return each([&](U4 v) { return v >> shift & mask; }, load<U4>(from));
+  }
+  /// Of each lane of four bytes.
+  static Floats low_bytes(const Four<U4>& lanes) {
+    return each([](U4 v) { return __builtin_convertvector(bits<I4>(v & 255u), F4); }, lanes);
+  }
   static Four<U4> join(const Four<U4>& x, const Four<U4>& y) {
     return each([](U4 a, U4 b) { return a | b; }, x, y);
   }
@@ -197,8 +205,10 @@ struct Portable {
     return bits<F4>((codes & 0x80u) << 24 | (is_tiny & tiny) | (~is_tiny & normal) | (is_nan & 0x7fc00000u));
   }
 
-  static void quantise_block(const float* x, float share, QuantBlock& out, QuantBytes& low) {
-    quantise_plainly<Portable>(x, share, out, low);
+  static BlockSize measure(const float* x) { return measure_plainly<Portable>(x); }
+  static int find(const float* x, uint32_t magnitude) { return find_plainly<Portable>(x, magnitude); }
+  static void quantise_block(const float* x, uint32_t largest, QuantBlock& out, QuantBytes* low) {
+    quantise_plainly<Portable>(x, largest, out, low);
   }
 };
 

@@ -23,11 +23,35 @@ template <class Simd>
   return {kMaxHigh / largest, largest / kMaxHigh};
 }
 
-/// Whether a block with this largest magnitude and sum of squares gets low bytes.
+/// What decides how a block is rounded.
+struct BlockSize {
+  uint32_t largest;  ///< bits of the largest magnitude; NaN is above infinity
+  float energy;      ///< sum of squares
+};
+
+/// A value that holds a larger share of its block's energy is an outlier: one in seven blocks of SmolLM2 has some. With none
+/// taken out its mean KL to the weights in f32 is 0.0025, with this share 0.0007, with a share of a half 0.0005 for 4 % of
+/// time.
+constexpr float kOutlierShare = 0.6f;
+
 template <class Simd>
-[[gnu::always_inline]] inline bool wants_low(uint32_t largest_bits, float energy, float share) {
-  const float largest = __builtin_bit_cast(float, largest_bits);
-  return share == 0.0f || largest * largest > share * energy;
+[[gnu::always_inline]] inline bool has_outlier(const BlockSize& size) {
+  const float largest = __builtin_bit_cast(float, size.largest);
+  return largest * largest > kOutlierShare * size.energy;
+}
+
+/// Copies block x[32], which begins at column `col`, to `rest` without its outliers, appends those to the list and returns the
+/// size of what is left.
+template <class Simd>
+[[gnu::noinline]] BlockSize take_outliers(const float* x, BlockSize size, int64_t col, const QuantisedRow& to, float* rest) {
+  for (int i = 0; i < 32; ++i) rest[i] = x[i];
+  for (int taken = 0; taken < kMaxOutliers && has_outlier<Simd>(size); ++taken) {
+    const int at = Simd::find(rest, size.largest);
+    to.outliers[++to.outliers->col] = {static_cast<int32_t>(col) + at, to.row, rest[at]};
+    rest[at] = 0;
+    size = Simd::measure(rest);
+  }
+  return size;
 }
 
 template <class Simd>
@@ -41,11 +65,10 @@ template <class Simd>
 
 /// The fields that depend on both bytes.
 template <class Simd>
-[[gnu::always_inline]] inline void finish_block(QuantBlock& out, const QuantBytes& low, float scale, bool has_low) {
+[[gnu::always_inline]] inline void finish_block(QuantBlock& out, const QuantBytes& low, float scale) {
   const auto sum = [](const QuantBytes& bytes) { return int64_t{bytes.half_sum[0]} + bytes.half_sum[1]; };
   out.scale = scale;
   out.scaled_sum = scale * (static_cast<float>((sum(out) << kLowBits) + sum(low)) * 0x1p-7f);
-  out.has_low = has_low;
 }
 
 /// The lowest bytes of four integers, the first lowest.
@@ -64,11 +87,9 @@ template <class Simd>
   store_sums<Simd>(out, static_cast<int32_t>(sum[0]), static_cast<int32_t>(sum[1]));
 }
 
-/// One block in plain loops, which the compiler vectorises.
+/// The size of a block in plain loops, which the compiler vectorises.
 template <class Simd>
-[[gnu::always_inline]] inline void quantise_plainly(const float* x, float share, QuantBlock& out, QuantBytes& low) {
-  constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
-  constexpr int32_t kMagicBits = 0x4b400000;
+[[gnu::always_inline]] inline BlockSize measure_plainly(const float* x) {
   uint32_t largest = 0;  // magnitudes order like their bits, with NaN on top
   for (int i = 0; i < 32; ++i) {
     const uint32_t magnitude = __builtin_bit_cast(uint32_t, x[i]) & 0x7fffffffu;
@@ -79,14 +100,29 @@ template <class Simd>
   for (int lanes = 8; lanes > 0; lanes /= 2) {
     for (int i = 0; i < lanes; ++i) squares[i] += squares[i + lanes];
   }
+  return {largest, squares[0]};
+}
+
+/// The first place of a magnitude that the block has.
+template <class Simd>
+[[gnu::always_inline]] inline int find_plainly(const float* x, uint32_t magnitude) {
+  int at = 0;
+  while ((__builtin_bit_cast(uint32_t, x[at]) & 0x7fffffffu) != magnitude) ++at;
+  return at;
+}
+
+/// Rounds one block in plain loops.
+template <class Simd>
+[[gnu::always_inline]] inline void quantise_plainly(const float* x, uint32_t largest, QuantBlock& out, QuantBytes* low) {
+  constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, ties to even
+  constexpr int32_t kMagicBits = 0x4b400000;
   const BlockScale found = block_scale<Simd>(largest);
-  const bool has_low = wants_low<Simd>(largest, squares[0], share);
-  const float inverse = has_low ? found.inverse * 128.0f : found.inverse;
+  const float inverse = low ? found.inverse * 128.0f : found.inverse;
   uint32_t q[32];
   for (int i = 0; i < 32; ++i) q[i] = __builtin_bit_cast(uint32_t, x[i] * inverse + kRoundMagic) - kMagicBits;
-  if (!has_low) {
+  if (!low) {
     store_bytes<Simd>(out, q);
-    return finish_block<Simd>(out, {}, found.scale, false);
+    return finish_block<Simd>(out, {}, found.scale);
   }
   uint32_t high[32];
   for (int i = 0; i < 32; ++i) {
@@ -94,13 +130,22 @@ template <class Simd>
     q[i] -= high[i] << kLowBits;
   }
   store_bytes<Simd>(out, high);
-  store_bytes<Simd>(low, q);
-  finish_block<Simd>(out, low, found.scale, true);
+  store_bytes<Simd>(*low, q);
+  finish_block<Simd>(out, *low, found.scale);
 }
 
 template <class Simd>
-void quantise_row(const float* x, int64_t cols, float share, QuantBlock* out, QuantBytes* low, int64_t stride) {
-  for (int64_t k = 0; k < cols; k += 32, out += stride, low += stride) Simd::quantise_block(x + k, share, *out, *low);
+void quantise_row(const float* x, int64_t cols, const QuantisedRow& to) {
+  float rest[32];
+  for (int64_t k = 0, at = 0; k < cols; k += 32, at += to.stride) {
+    const float* block = x + k;
+    BlockSize size = Simd::measure(block);
+    if (to.outliers && has_outlier<Simd>(size)) {
+      size = take_outliers<Simd>(block, size, k, to, rest);
+      block = rest;
+    }
+    Simd::quantise_block(block, size.largest, to.blocks[at], to.low ? to.low + at : nullptr);
+  }
 }
 
 }  // namespace pagoda::cpu
