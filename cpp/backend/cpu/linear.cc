@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/shares.h"
 #include "core/check.h"
 
 namespace pagoda::cpu {
@@ -13,12 +14,10 @@ namespace {
 constexpr int64_t kSerialElements = 8192;
 /// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
-/// Tasks are small, to even out threads that are disturbed, but not so small that claiming them costs: at most so many weight
-/// bytes, about so many multiply-adds (some ten microseconds), and within these bounds so many tasks for each thread.
-constexpr size_t kTaskBytes = size_t{256} << 10;
-constexpr int64_t kTaskProducts = int64_t{4} << 20;
-constexpr int64_t kMinTasksPerThread = 4;
-constexpr int64_t kMaxTasksPerThread = 16;
+/// The smallest tasks read so many weight bytes or have so many multiply-adds, a microsecond or more: claiming them does not
+/// cost.
+constexpr int64_t kLeastBytes = int64_t{16} << 10;
+constexpr int64_t kLeastProducts = int64_t{256} << 10;
 
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
@@ -87,14 +86,6 @@ void set_ahead(TileArgs& args, size_t bytes, int64_t tile, int64_t num_tiles) {
   args.ahead_share = num_tiles;
   args.ahead =
       args.panel + (num_tiles == 1 ? kAheadBytes : bytes + bytes * static_cast<size_t>(tile) / static_cast<size_t>(num_tiles));
-}
-
-int64_t panels_per_task(int64_t num_threads, int64_t num_rows, int64_t num_blocks, const Weight& weight, int64_t num_panels) {
-  const int64_t num_tasks = std::clamp(num_rows * weight.rows * weight.cols / kTaskProducts, kMinTasksPerThread * num_threads,
-                                       kMaxTasksPerThread * num_threads);
-  const int64_t by_bytes = static_cast<int64_t>(kTaskBytes * static_cast<size_t>(num_panels) / weight.bytes);
-  const int64_t panels = std::max<int64_t>(std::min(by_bytes, num_panels * num_blocks / num_tasks), 1);
-  return num_rows >= kMinPairRows ? even_share(num_panels, panels, 2) : panels;
 }
 
 /// Multiplies one or two panels that hold `columns` columns or more. `args` is written to, field by field: a copy would wait
@@ -217,14 +208,22 @@ void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, c
   const int64_t most_rows = static_cast<int64_t>(kRowBlockBytes / sizeof(float)) / x.cols();
   const int64_t block_rows = even_share(num_rows, std::max(most_rows, tile_rows), tile_rows);
   const int64_t num_blocks = ceil_div(num_rows, block_rows);
-  const int64_t task_panels = panels_per_task(pool.num_threads(), num_rows, num_blocks, weight, packed.num_panels);
-  const int64_t tasks_per_block = ceil_div(packed.num_panels, task_panels);
+  const int64_t unit_panels = num_rows >= kMinPairRows ? 2 : 1;
+  const int64_t block_units = ceil_div(packed.num_panels, unit_panels);
+  const int64_t unit_bytes = static_cast<int64_t>(weight.bytes) / block_units;
+  const int64_t unit_products = std::min(block_rows, num_rows) * unit_panels * kPanelRows * x.cols();
+  const int64_t least = std::min(ceil_div(kLeastBytes, unit_bytes), ceil_div(kLeastProducts, unit_products));
+  const Shares shares(num_blocks * block_units, pool.num_threads(), least);
 
-  pool.run(num_blocks * tasks_per_block, [&](int64_t i, int) {
-    const int64_t panel = i % tasks_per_block * task_panels;
-    const int64_t row = i / tasks_per_block * block_rows;
-    const LinearTask task{panel, std::min(panel + task_panels, packed.num_panels), {row, std::min(row + block_rows, num_rows)}};
-    run_task(kernels, task, {out, bias}, input, packed.parts);
+  pool.run(shares.count(), [&](int64_t i, int) {
+    auto [unit, end] = shares[i];
+    for (int64_t next; unit < end; unit = next) {
+      const int64_t block = unit / block_units, first = unit % block_units;
+      next = std::min(end, (block + 1) * block_units);
+      const int64_t panel_end = std::min((first + next - unit) * unit_panels, packed.num_panels);
+      const LinearTask task{first * unit_panels, panel_end, {block * block_rows, std::min((block + 1) * block_rows, num_rows)}};
+      run_task(kernels, task, {out, bias}, input, packed.parts);
+    }
   });
 }
 
