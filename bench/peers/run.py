@@ -100,7 +100,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=peers, default=[], help="measure these")
     parser.add_argument("--ours", type=engines, default=list(OURS), help="of pagoda (a library), pagoda-http")
     parser.add_argument("--model", default="smollm2-135m", help=f"GGUF file, alias, or {RANDOM} (default %(default)s)")
-    parser.add_argument("--formats", type=lambda text: text.split(","), help="of the weights; unset: all of an engine")
+    of_weights = "of the weights, of all engines or, as vllm:bf16, of one; unset: all of an engine"
+    parser.add_argument("--formats", type=lambda text: text.split(","), help=of_weights)
     parser.add_argument("--cases", type=names(ALL_CASES), default=list(ALL_CASES), help=f"of {', '.join(ALL_CASES)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--online-seconds", type=float, default=20)
@@ -139,7 +140,7 @@ def chosen(args: argparse.Namespace, files: ModelFiles) -> Iterator[Entry]:
     for name in [*args.ours, *args.peers]:
         module = importlib.import_module({**OURS, **PEERS}[name])
         for weights, kind in module.FORMATS.items():
-            if args.formats is None or weights in args.formats:
+            if args.formats is None or {weights, f"{name}:{weights}"} & set(args.formats):
                 yield Entry(name, module, weights, files.get(kind, weights, module, environment(name)))
 
 
