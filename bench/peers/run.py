@@ -112,6 +112,9 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    known = {entry for name in [*args.ours, *args.peers] for entry in format_names(name)}
+    if unknown := set(args.formats or ()) - known:
+        parser.error(f"unknown format {min(unknown)!r}; of these engines there are {', '.join(sorted(known))}")
     missing = [name for name in args.peers if not (PLACE / name / "ready").exists()]
     if missing:
         parser.error(f"not set up: {', '.join(missing)}; run with --setup {','.join(missing)}")
@@ -133,6 +136,12 @@ def set_up(name: str, peer: ModuleType) -> None:
     if hasattr(peer, "setup"):
         peer.setup(place)
     (place / "ready").touch()
+
+
+def format_names(name: str) -> set[str]:
+    """What --formats may say of an engine."""
+    formats = importlib.import_module({**OURS, **PEERS}[name]).FORMATS
+    return {*formats, *(f"{name}:{weights}" for weights in formats)}
 
 
 def chosen(args: argparse.Namespace, files: ModelFiles) -> Iterator[Entry]:

@@ -61,9 +61,8 @@ constexpr auto EngineOptions::fields() {
             "| f16 "
             "| f32; auto keeps what the file has; below 8 bits the embedding and the head get q8_0"),
       field("activation_dtype", &O::activation_dtype,
-            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | int16 (15 bits of it); auto = int8 "
-            "but "
-            "for the outliers of each block of 32 values, which are not rounded"),
+            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | int16 (15 bits of it); "
+            "auto = int8, but outliers among each 32 values are not rounded"),
       field("num_threads", &O::num_threads, Range::closed(0, 1024),
             "compute threads on the CPU; 0 = the usable physical cores"),
       field("max_model_len", &O::max_model_len, Range::at_least(1),

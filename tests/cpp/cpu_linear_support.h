@@ -203,6 +203,17 @@ inline std::vector<float> random_input(int64_t count, unsigned seed = 2) {
   return x;
 }
 
+/// The same with one to four values in every third block of 32 that dwarf it and one another.
+inline std::vector<float> input_with_outliers(int64_t count) {
+  std::vector<float> x = random_input(count);
+  std::mt19937 rng(3);
+  for (size_t block = 0; block + 32 <= x.size(); block += 96) {
+    float outlier = 40;
+    for (size_t i = 0; i <= block / 96 % 4; ++i, outlier *= -2) x[block + rng() % 32] = outlier;
+  }
+  return x;
+}
+
 struct Layout {
   int64_t x_pad = 0;    ///< elements after each input row
   int64_t out_pad = 0;  ///< elements after each output row; they must stay untouched

@@ -26,12 +26,24 @@ TEST(Linear, products_match_a_double_precision_reference) {
   });
 }
 
+TEST(Linear, outliers_match_a_double_precision_reference) {
+  ThreadPool pool(2);
+  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+    const int64_t k = cols_for(format, 288);
+    const Matrix m = make_matrix({{format, 37}}, k, pool);
+    for (const int64_t t : {1, 4, 7, 16}) {
+      const std::vector<float> x = input_with_outliers(t * k);
+      expect_close(kernels, m, x, multiply(kernels, pool, m, x));
+    }
+  });
+}
+
 TEST(Linear, a_row_has_the_same_bits_alone_and_in_any_batch) {
   ThreadPool pool(2);
   for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
     const int64_t n = 37, k = cols_for(format, 1280);
     const Matrix m = make_matrix({{format, n}}, k, pool);
-    const std::vector<float> x = random_input(131 * k);
+    const std::vector<float> x = input_with_outliers(131 * k);
     std::vector<float> alone;
     for (int64_t i = 0; i < 131; ++i) {
       const std::vector<float> row(x.begin() + i * k, x.begin() + (i + 1) * k);
@@ -64,7 +76,7 @@ TEST(Linear, one_thread_and_many_give_the_same_bits) {
   for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
     const Matrix m = make_matrix({{format, 200}}, cols_for(format, 224), two);
     for (const int64_t t : {1, 33, 65}) {
-      const std::vector<float> x = random_input(t * m.cols());
+      const std::vector<float> x = input_with_outliers(t * m.cols());
       const std::vector<float> expected = multiply(kernels, one, m, x);
       EXPECT_TRUE(same_bits(multiply(kernels, two, m, x).data(), expected.data(), t * 200));
       EXPECT_TRUE(same_bits(multiply(kernels, three, m, x).data(), expected.data(), t * 200));
@@ -115,7 +127,7 @@ TEST(Linear, vector_instruction_sets_agree_bitwise_where_the_input_is_not_rounde
     if (format == WeightFormat::bf16) continue;
     SCOPED_TRACE(weight_format_info(format).name);
     const Matrix m = make_matrix({{format, 53}}, cols_for(format, 608), pool);
-    const std::vector<float> x = random_input(13 * m.cols());
+    const std::vector<float> x = input_with_outliers(13 * m.cols());
     for (const InputPrecision precision : kPrecisions) {
       const std::vector<float> widest = multiply(linear_kernels(detect_isa(), precision), pool, m, x);
       for (const Isa isa : isas()) {

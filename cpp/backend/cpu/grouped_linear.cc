@@ -8,10 +8,10 @@
 namespace pagoda::cpu {
 namespace {
 
-/// As in linear.cc: elements below which preparing the input stays on the calling thread, bytes of a block of input rows, and
-/// what a task may read and has to multiply.
+/// As in linear.cc: elements below which preparing the input stays on the calling thread, and bytes of a block of input rows.
 constexpr int64_t kSerialElements = 8192;
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
+/// A task reads at most so many weight bytes and has about so many multiply-adds; within these bounds each thread gets so many.
 constexpr size_t kTaskBytes = size_t{256} << 10;
 constexpr int64_t kTaskProducts = int64_t{4} << 20;
 constexpr int64_t kMinTasksPerThread = 4;

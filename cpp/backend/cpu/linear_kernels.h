@@ -32,7 +32,7 @@ struct alignas(64) QuantBlock : QuantBytes {
 };
 
 /// A value that dwarfs the others of its block: taken out of it and multiplied as it is. The outliers of a tile's rows are a
-/// list, by row and column, behind an element whose `col` is their number.
+/// list, by row and block and within a block the largest first, behind an element whose `col` is their number.
 struct Outlier {
   int32_t col;
   int32_t row;  ///< of the tile
@@ -75,7 +75,7 @@ struct TileArgs {
 using TileKernel = void (*)(const TileArgs& args);
 
 /// One table per instruction set. Every output element is summed in order of K in one
-/// accumulator, whatever the tile: its bits do not depend on how many rows are multiplied with it.
+/// accumulator, the outliers last, whatever the tile: its bits do not depend on how many rows are multiplied with it.
 struct LinearKernels {
   Isa isa;
   int tile_rows;        ///< rows of a full tile, <= kMaxTileRows
