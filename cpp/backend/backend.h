@@ -136,6 +136,8 @@ struct BackendTraits {
   bool pads_decode_steps = false;
   /// Steps that may be started before the first is collected, 1 or 2: more only where a step costs the host time of its own.
   int max_steps_in_flight = 1;
+  /// paged_attention takes a query's place from Batch::positions; else a sequence's queries are the last of its context.
+  bool attends_by_position = false;
   /// Whether the cache of keys and values can be of this type.
   bool (*holds_kv)(DType dtype) = nullptr;
   /// Bytes of the packed form of stacked parts.

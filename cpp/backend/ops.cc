@@ -263,11 +263,17 @@ void Ops::activation(const Tensor& x, Activation activation) {
 }
 
 Tensor Ops::gather_rows(const Tensor& x, const int32_t* rows, int64_t n) {
-  check_activation("gather_rows", "x", x);
   ensure(n >= 0, "gather_rows: negative number of rows ", n, " of x ", describe(x));
   const Tensor out = allocate(traits_.activation_dtype, {n, x.cols()});
-  if (backend_) backend_->gather_rows(out, x, rows);
+  gather_rows_into(out, x, rows);
   return out;
+}
+
+void Ops::gather_rows_into(const Tensor& out, const Tensor& x, const int32_t* rows) {
+  check_activation("gather_rows", "x", x);
+  check_activation("gather_rows", "out", out);
+  ensure(out.cols() == x.cols(), "gather_rows: out ", describe(out), " cannot hold rows of x ", describe(x));
+  if (backend_) backend_->gather_rows(out, x, rows);
 }
 
 }  // namespace pagoda

@@ -65,10 +65,13 @@ class Ops {
   void activation(const Tensor& x, Activation activation);
   /// [n, H] act: rows `rows`[n] of x[T, H] act.
   Tensor gather_rows(const Tensor& x, const int32_t* rows, int64_t n);
+  /// The same into out[n, H] act.
+  void gather_rows_into(const Tensor& out, const Tensor& x, const int32_t* rows);
 
   /// The different kinds of products asked for so far, each with the most tokens; kept in dry runs only.
   const std::vector<LinearUse>& linear_uses() const { return linear_uses_; }
 
+  const BackendTraits& traits() const { return traits_; }
   Arena& arena() { return arena_; }
   bool dry() const { return backend_ == nullptr; }
 

@@ -87,14 +87,19 @@ Batch BatchBuilder::batch_at(const int32_t* base) const {
   batch.kv_len = take(shape_.num_seqs);
   batch.block_table = take(int64_t{shape_.num_seqs} * shape_.max_blocks);
   batch.logit_rows = take(shape_.num_logit_rows);
+  if (shape_.num_logit_rows < shape_.num_tokens) {
+    batch.logit_positions = take(shape_.num_logit_rows);
+    batch.logit_start = take(shape_.num_seqs + 1);
+  }
   if (has_sources_) batch.token_sources = take(shape_.num_tokens);  // last: the places of the others do not depend on it
   return batch;
 }
 
 void BatchBuilder::fill_indices(const StepPlan& plan) {
   const auto num_tokens = static_cast<size_t>(shape_.num_tokens), num_seqs = static_cast<size_t>(shape_.num_seqs);
+  const auto num_rows = static_cast<size_t>(shape_.num_logit_rows);
   host_.resize((has_sources_ ? 4 : 3) * num_tokens + 2 * num_seqs + 1 + num_seqs * static_cast<size_t>(shape_.max_blocks) +
-               static_cast<size_t>(shape_.num_logit_rows));
+               num_rows + (num_rows < num_tokens ? num_rows + num_seqs + 1 : 0));
   ensure(host_.size() * sizeof(int32_t) <= limits_.batch_bytes(), "a step of ", num_tokens, " tokens and ", num_seqs,
          " sequences is larger than planned");
   const Batch at = batch_at(host_.data());
@@ -124,6 +129,20 @@ void BatchBuilder::fill_indices(const StepPlan& plan) {
   }
   if (shape_key_) fill_padding(token);
   writable(at.query_start)[num_seqs] = shape_.num_tokens;
+  if (at.logit_start) fill_selection();
+}
+
+/// The arrays that pick the logit rows, from those of all tokens.
+void BatchBuilder::fill_selection() {
+  const Batch at = batch_at(host_.data());
+  int32_t row = 0;
+  for (int seq = 0; seq < shape_.num_seqs; ++seq) {
+    writable(at.logit_start)[seq] = row;
+    for (; row < shape_.num_logit_rows && at.logit_rows[row] < at.query_start[seq + 1]; ++row) {
+      writable(at.logit_positions)[row] = at.positions[at.logit_rows[row]];
+    }
+  }
+  writable(at.logit_start)[shape_.num_seqs] = row;
 }
 
 /// Rows from `token` on: sequences of one token that see the first key of block 0, whatever it is, store nothing and are read

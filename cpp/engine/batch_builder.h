@@ -49,6 +49,7 @@ class BatchBuilder {
   void pad();
   void fill_padding(int32_t token);
   void fill_indices(const StepPlan& plan);
+  void fill_selection();
   void fill_rows(const StepPlan& plan);
   void add_sample(const PlannedSeq& planned, std::string& error);
   void add_mask(SampleRow& row, std::span<const uint32_t> words);

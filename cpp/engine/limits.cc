@@ -34,7 +34,9 @@ int64_t Limits::max_blocks_per_seq() const { return (max_context() + block_size 
 size_t Limits::batch_bytes() const {
   const int64_t per_token = 4 * max_num_batched_tokens;                    // token_ids, positions, slots, token_sources
   const int64_t per_seq = max_running() * (2 + max_blocks_per_seq()) + 1;  // query_start, kv_len, block_table
-  return sizeof(int32_t) * static_cast<size_t>(per_token + per_seq + max_logit_rows());
+  const int64_t some_rows = std::min(max_logit_rows(), max_num_batched_tokens - 1);
+  const int64_t selection = 2 * some_rows + max_running() + 1;  // logit_rows, logit_positions, logit_start
+  return sizeof(int32_t) * static_cast<size_t>(per_token + per_seq + selection);
 }
 
 int64_t Limits::max_context() const { return std::min(max_model_len, num_blocks * block_size); }

@@ -16,30 +16,57 @@ Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move
 }
 
 Tensor Decoder::forward(const Batch& batch, KvCache& kv, Ops& ops, Tensor* hidden) {
-  const Tensor residual = embed(batch, ops);                                               // [T, H]
-  const Tensor x = ops.allocate(residual.dtype, {batch.num_tokens, config_.hidden_size});  // [T, H]
+  const Tensor embedded = embed(batch, ops);
+  Rows rows{embedded, ops.allocate(embedded.dtype, embedded.shape), batch};
+  const bool selects = !hidden && selects_rows(batch, ops);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
-    const Arena::Scope scope(ops.arena());
-    const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
-    const Tensor h = block_input(residual, x, layer > 0, config_.attn_norm, w.attn_norm, ops);
-    attention(layer, h, x, batch, kv, ops);
-    if (config_.post_attn_norm) ops.norm_in_place(x, w.post_attn_norm);
-    if (config_.parallel_block) {
-      const Tensor mlp_out = ops.allocate(x.dtype, x.shape);
-      feed_forward(layer, config_.mlp_norm ? ops.norm(residual, w.mlp_norm) : h, mlp_out, ops);
-      ops.add(x, mlp_out, 1);
-    } else {
-      feed_forward(layer, block_input(residual, x, true, config_.mlp_norm, w.mlp_norm, ops), x, ops);
-      if (config_.post_mlp_norm) ops.norm_in_place(x, w.post_mlp_norm);
-    }
+    const Rows from = rows;
+    if (selects && layer + 1 == config_.num_layers) rows = room_for_logit_rows(batch, ops);
+    run_layer(layer, from, rows, kv, ops);
   }
   if (hidden) {
-    *hidden = ops.add_norm(residual, x, config_.residual_scale, weights_.final_norm);  // [T, H]
+    *hidden = ops.add_norm(rows.residual, rows.x, config_.residual_scale, weights_.final_norm);  // [T, H]
     return logits(ops.gather_rows(*hidden, batch.logit_rows, batch.num_logit_rows), ops);
   }
-  const Tensor last_residual = ops.gather_rows(residual, batch.logit_rows, batch.num_logit_rows);  // [R, H]
-  const Tensor last_x = ops.gather_rows(x, batch.logit_rows, batch.num_logit_rows);                // [R, H]
-  return logits(ops.add_norm(last_residual, last_x, config_.residual_scale, weights_.final_norm), ops);
+  if (!selects) {
+    rows.residual = ops.gather_rows(rows.residual, batch.logit_rows, batch.num_logit_rows);  // [R, H]
+    rows.x = ops.gather_rows(rows.x, batch.logit_rows, batch.num_logit_rows);                // [R, H]
+  }
+  return logits(ops.add_norm(rows.residual, rows.x, config_.residual_scale, weights_.final_norm), ops);
+}
+
+bool Decoder::selects_rows(const Batch& batch, const Ops& ops) {
+  return ops.traits().attends_by_position && 2 * batch.num_logit_rows <= batch.num_tokens;
+}
+
+Decoder::Rows Decoder::room_for_logit_rows(const Batch& batch, Ops& ops) const {
+  const Shape shape{batch.num_logit_rows, config_.hidden_size};
+  const DType dtype = ops.traits().activation_dtype;
+  return {ops.allocate(dtype, shape), ops.allocate(dtype, shape), batch.logits_only()};
+}
+
+void Decoder::run_layer(int layer, const Rows& from, const Rows& to, KvCache& kv, Ops& ops) {
+  const Arena::Scope scope(ops.arena());
+  const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
+  Tensor h = block_input(from.residual, from.x, layer > 0, config_.attn_norm, w.attn_norm, ops);
+  Tensor q = store_and_rotate(layer, ops.linear(h, w.qkv, w.qkv_bias), from.batch, kv, ops);
+  if (to.batch.num_tokens < from.batch.num_tokens) {
+    if (to.batch.num_tokens == 0) return;
+    const int32_t* chosen = from.batch.logit_rows;
+    ops.gather_rows_into(to.residual, from.residual, chosen);
+    q = ops.gather_rows(q, chosen, to.batch.num_tokens);
+    if (config_.parallel_block && !config_.mlp_norm) h = ops.gather_rows(h, chosen, to.batch.num_tokens);
+  }
+  attention(layer, q, to, kv, ops);
+  if (config_.post_attn_norm) ops.norm_in_place(to.x, w.post_attn_norm);
+  if (config_.parallel_block) {
+    const Tensor mlp_out = ops.allocate(to.x.dtype, to.x.shape);
+    feed_forward(layer, config_.mlp_norm ? ops.norm(to.residual, w.mlp_norm) : h, mlp_out, ops);
+    ops.add(to.x, mlp_out, 1);
+  } else {
+    feed_forward(layer, block_input(to.residual, to.x, true, config_.mlp_norm, w.mlp_norm, ops), to.x, ops);
+    if (config_.post_mlp_norm) ops.norm_in_place(to.x, w.post_mlp_norm);
+  }
 }
 
 Tensor Decoder::embed(const Batch& batch, Ops& ops) {
@@ -55,7 +82,7 @@ Tensor Decoder::block_input(const Tensor& residual, const Tensor& x, bool pendin
   return residual;
 }
 
-void Decoder::attention(int layer, const Tensor& h, const Tensor& x, const Batch& batch, KvCache& kv, Ops& ops) {
+void Decoder::attention(int layer, const Tensor& q, const Rows& rows, KvCache& kv, Ops& ops) {
   const DecoderLayer& w = weights_.layers[static_cast<size_t>(layer)];
   const float scale =
       config_.attention_scale != 0 ? config_.attention_scale : 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
@@ -66,9 +93,8 @@ void Decoder::attention(int layer, const Tensor& h, const Tensor& x, const Batch
                            .window = config_.windows[static_cast<size_t>(layer)],
                            .soft_cap = config_.attention_soft_cap,
                            .sinks = w.sinks};
-  const Tensor q = store_and_rotate(layer, ops.linear(h, w.qkv, w.qkv_bias), batch, kv, ops);
-  ops.linear_into(x, ops.paged_attention(q, args, kv.layer(layer), batch), w.out, w.out_bias);
-  group_.all_reduce(x);
+  ops.linear_into(rows.x, ops.paged_attention(q, args, kv.layer(layer), rows.batch), w.out, w.out_bias);
+  group_.all_reduce(rows.x);
 }
 
 Tensor Decoder::store_and_rotate(int layer, const Tensor& qkv, const Batch& batch, KvCache& kv, Ops& ops) {

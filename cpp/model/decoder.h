@@ -24,12 +24,24 @@ class Decoder final : public Model {
   const DecoderWeights& weights() const { return weights_; }
 
  private:
+  /// What goes from layer to layer, n rows: the residual [n, H], what the block before left to be added to it, x [n, H], and
+  /// the batch whose tokens they are.
+  struct Rows {
+    Tensor residual, x;
+    Batch batch;
+  };
+
+  /// Whether the last layer goes on with the rows that need logits alone, once all keys and values are stored.
+  static bool selects_rows(const Batch& batch, const Ops& ops);
+  Rows room_for_logit_rows(const Batch& batch, Ops& ops) const;
+  /// From `from` to `to`, which is the same or room for its logit rows.
+  void run_layer(int layer, const Rows& from, const Rows& to, KvCache& kv, Ops& ops);
   /// [T, H]: the tokens' embeddings, with what the family adds to them.
   Tensor embed(const Batch& batch, Ops& ops);
   /// A block's input. `pending`: what the block before left in `x` is added to the residual first.
   Tensor block_input(const Tensor& residual, const Tensor& x, bool pending, bool normed, const Norm& norm, Ops& ops);
-  /// x = attention output projection of `h`.
-  void attention(int layer, const Tensor& h, const Tensor& x, const Batch& batch, KvCache& kv, Ops& ops);
+  /// rows.x = the output projection of the attention of q.
+  void attention(int layer, const Tensor& q, const Rows& rows, KvCache& kv, Ops& ops);
   /// q of the fused projection, normed and rotated; k and v are stored.
   Tensor store_and_rotate(int layer, const Tensor& qkv, const Batch& batch, KvCache& kv, Ops& ops);
   /// x = feed-forward output of `h`: the MLP's, or the chosen experts'.

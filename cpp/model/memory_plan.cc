@@ -147,6 +147,11 @@ StepNeeds measure_step(Model& model, const BackendTraits& traits, const MemoryRe
     const Arena::Scope step(arena);
     model.forward(batch, kv, ops);
   }
+  {
+    const Arena::Scope step(arena);
+    batch.num_logit_rows = std::min(batch.num_logit_rows, batch.num_tokens / 2);  // Decoder::forward selects rows: it copies
+    model.forward(batch, kv, ops);
+  }
   Ops embedding_ops(traits, nullptr, arena);
   Tensor hidden;
   model.forward(batch, kv, embedding_ops, &hidden);

@@ -127,7 +127,14 @@ TEST(BatchBuilder, lays_out_a_decoding_sequence_and_a_chunk) {
   EXPECT_EQ(array(batch.kv_len, 2), (Ints{6, 8}));
   EXPECT_EQ(array(batch.block_table, 4), (Ints{7, 3, 1, 0}));
   EXPECT_EQ(array(batch.logit_rows, 1), (Ints{0}));
-  EXPECT_EQ(batch.logit_rows + 1, f.builder.host().data() + f.builder.host().size());
+  EXPECT_EQ(array(batch.logit_positions, 1), (Ints{5}));
+  EXPECT_EQ(array(batch.logit_start, 3), (Ints{0, 1, 1}));
+  EXPECT_EQ(batch.logit_start + 3, f.builder.host().data() + f.builder.host().size());
+  const Batch rows = batch.logits_only();
+  EXPECT_EQ(rows.num_tokens, 1);
+  EXPECT_EQ(rows.num_seqs, 2);
+  EXPECT_EQ(rows.positions, batch.logit_positions);
+  EXPECT_EQ(rows.query_start, batch.logit_start);
   ASSERT_EQ(f.builder.samples().rows.size(), 1u);
   EXPECT_EQ(f.builder.samples().rows[0].counter, 6u);
 }
@@ -140,6 +147,7 @@ TEST(BatchBuilder, prompt_logprob_rows_name_the_token_that_follows) {
   f.builder.build(plan_of({{seq, 0, 3, 0, 2, true}}));
   const Batch batch = f.builder.batch_at(f.builder.host().data());
   EXPECT_EQ(array(batch.logit_rows, batch.num_logit_rows), (Ints{0, 1, 2}));
+  EXPECT_EQ(batch.logit_start, nullptr) << "all rows are logit rows";
   const auto& rows = f.builder.samples().rows;
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_EQ(rows[0].forced_token, 11);
@@ -166,7 +174,7 @@ TEST(BatchBuilder, the_planned_bytes_hold_the_largest_step) {
   std::vector<PlannedSeq> seqs;
   for (int i = 0; i < 8; ++i) {
     Sequence* seq = f.add(sim::make_request("a", sim::make_prompt(199), 1), std::vector<BlockId>(200));
-    seqs.push_back({seq, 199, 200, 199, 199, true, i});  // the last token is drawn by the step before
+    seqs.push_back({seq, 199, 200, 199, 199, i < 7, i});  // the last token is drawn by the step before
   }
   builder.build(plan_of(seqs));
   EXPECT_EQ(builder.host().size_bytes(), limits.batch_bytes());

@@ -155,7 +155,7 @@ TEST_F(MemoryPlanTest, what_other_processes_hold_is_not_promised) {
 
 /// A step of `num_seqs` sequences of equal query length over contexts of max_model_len, as large as the request allows.
 struct LargestStep {
-  std::vector<int32_t> ids, positions, slots, starts, lengths, tables, rows;
+  std::vector<int32_t> ids, positions, slots, starts, lengths, tables, rows, logit_positions, logit_starts;
 
   Batch batch(const MemoryRequest& request, int num_seqs, int max_model_len) {
     const int query = static_cast<int>(request.max_num_batched_tokens) / num_seqs;
@@ -183,6 +183,10 @@ struct LargestStep {
     batch.kv_len = lengths.data();
     batch.block_table = tables.data();
     batch.logit_rows = rows.data();
+    logit_positions.assign(positions.begin(), positions.begin() + std::ssize(rows));
+    for (const int32_t start : starts) logit_starts.push_back(std::min(start, static_cast<int32_t>(rows.size())));
+    batch.logit_positions = logit_positions.data();
+    batch.logit_start = logit_starts.data();
     return batch;
   }
 };

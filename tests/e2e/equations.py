@@ -16,7 +16,7 @@ THOROUGH = ["llama", "mistral-window", "qwen3-bf16", "llama.q4_1", "qwen2.q8_0"]
 Result = list[tuple[list[int], list[dict[int, tuple[float, int | None]]], str | None]]
 
 
-def mixed_params(number: int, max_tokens: int = 24, n: int = 1) -> SamplingParams:
+def mixed_params(number: int, max_tokens: int = 24, n: int = 1, **more: Any) -> SamplingParams:
     """Parameters that differ from request to request: greedy, plain and penalised sampling, each with its own seed."""
     kinds: list[dict[str, Any]] = [
         {"temperature": 0},
@@ -31,7 +31,7 @@ def mixed_params(number: int, max_tokens: int = 24, n: int = 1) -> SamplingParam
         },
     ]
     kind = kinds[number % len(kinds)]
-    return SamplingParams(**kind, seed=1000 + number, n=n, max_tokens=max_tokens, ignore_eos=True, logprobs=5)
+    return SamplingParams(**kind, seed=1000 + number, n=n, max_tokens=max_tokens, ignore_eos=True, logprobs=5, **more)
 
 
 def result_of(output: RequestOutput) -> Result:

@@ -53,6 +53,13 @@ def test_a_prefix_cache_hit_equals_a_miss(setup: Setup) -> None:
         assert llm.stats()["prefix_cache_hits"] > hits
 
 
+def test_logits_of_all_rows_and_of_the_last_are_the_same(setup: Setup) -> None:
+    """The last layer runs on the rows that need logits alone: with prompt logprobs on all."""
+    params = [mixed_params(number, max_tokens=20, prompt_logprobs=0) for number in range(len(PROMPTS))]
+    with setup.engine() as llm:
+        assert alone(llm, PROMPTS, params) == setup.expected
+
+
 def test_preempted_equals_not_preempted(setup: Setup) -> None:
     with setup.engine(block_size=4, num_kv_blocks=33, max_model_len=128) as llm:
         assert together(llm, PROMPTS, PARAMS) == setup.expected

@@ -249,6 +249,7 @@ const BackendTraits& cpu_traits() {
                                     1,
                                     false,
                                     1,
+                                    true,
                                     [](DType dtype) { return dtype == DType::bf16 || dtype == DType::f32; },
                                     cpu::packed_bytes,
                                     cpu::linear_workspace,
