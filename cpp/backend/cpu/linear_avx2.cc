@@ -111,6 +111,7 @@ struct Avx2 {
     void add(Ints w, __m256i quad) {
       sum = {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(w.a, quad)),
              _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(w.b, quad))};
+      asm("" : "+x"(sum.a), "+x"(sum.b));  // or GCC adds the products later as a tree, with all of them in memory meanwhile
     }
     void add(const Signed& w, __m256i quad) {  // the sum is zero with kFold 1
       sum = {_mm256_maddubs_epi16(w.magnitude.a, _mm256_sign_epi8(quad, w.value.a)),
