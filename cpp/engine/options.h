@@ -55,7 +55,7 @@ constexpr auto EngineOptions::fields() {
   using O = EngineOptions;
   return std::tuple{
       field("device", &O::device, "auto | cpu | cuda | cuda:N; auto = the first GPU, or the CPU if there is none"),
-      field("isa", &O::isa, "CPU kernels: auto | avx512 | avx2 | portable"),
+      field("isa", &O::isa, "CPU kernels: auto | avx512 | avx2_vnni | avx2 | portable"),
       field("weight_format", &O::weight_format,
             "quantise matrices of plain floats on load: auto | q8_0 | q5_1 | q5_0 | q4_1 | q4_0 | int8 | int4 | f8_e4m3 | bf16 "
             "| f16 "

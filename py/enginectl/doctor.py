@@ -30,7 +30,18 @@ from pagoda.config import SamplingParams, find_cuda_library, load_config, scan_w
 from pagoda.models import ALIASES, cache_path, resolve
 
 DEPENDENCIES = ("aiohttp", "jinja2", "pyyaml", "tokenizers", "tqdm")
-CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")
+CPU_FEATURES = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512dq",
+    "avx512_vnni",
+    "avx512_bf16",
+)
 LOW_MEMORY_BYTES = 1 << 30
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red"}
 

@@ -27,15 +27,20 @@ inline std::vector<WeightFormat> all_formats() {
 
 inline std::vector<Isa> isas() {
   std::vector<Isa> supported;
-  for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+  for (const Isa isa : kIsas) {
     if (isa_supported(isa)) supported.push_back(isa);
   }
   return supported;
 }
 
+#if defined(__x86_64__)
+/// linear_avx2_vnni.cc with its one instruction in terms of AVX2: the kernels that a CPU without AVX-VNNI can test.
+const LinearKernels& linear_kernels_avx2_vnni_emulated();
+#endif
+
 constexpr InputPrecision kPrecisions[] = {InputPrecision::int8, InputPrecision::mixed, InputPrecision::int16};
 
-/// Calls body(kernels) for every instruction set of the machine and every precision of the input.
+/// Calls body(kernels) for every instruction set of the machine, and AVX-VNNI's in any case, and every precision of the input.
 template <class Body>
 void for_each_kernels(const Body& body) {
   for (const Isa isa : isas()) {
@@ -45,6 +50,15 @@ void for_each_kernels(const Body& body) {
       body(kernels);
     }
   }
+#if defined(__x86_64__)
+  if (!isa_supported(Isa::avx2)) return;
+  for (const InputPrecision precision : kPrecisions) {
+    SCOPED_TRACE("emulated avx2_vnni, precision " + std::to_string(static_cast<int>(precision)));
+    LinearKernels kernels = linear_kernels_avx2_vnni_emulated();
+    kernels.precision = precision;
+    body(kernels);
+  }
+#endif
 }
 
 /// Calls body(kernels, format) for all of these and every format.

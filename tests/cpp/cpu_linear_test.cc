@@ -123,20 +123,14 @@ TEST(Linear, parts_of_all_formats_stack_in_order) {
 
 TEST(Linear, vector_instruction_sets_agree_bitwise_where_the_input_is_not_rounded) {
   ThreadPool pool(2);
-  for (const WeightFormat format : all_formats()) {
-    if (format == WeightFormat::bf16) continue;
-    SCOPED_TRACE(weight_format_info(format).name);
+  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+    if (format == WeightFormat::bf16) return;
+    if (kernels.isa == Isa::portable && detect_isa() != Isa::portable) return;  // has no fused multiply-add
     const Matrix m = make_matrix({{format, 53}}, cols_for(format, 608), pool);
     const std::vector<float> x = input_with_outliers(13 * m.cols());
-    for (const InputPrecision precision : kPrecisions) {
-      const std::vector<float> widest = multiply(linear_kernels(detect_isa(), precision), pool, m, x);
-      for (const Isa isa : isas()) {
-        if (isa == Isa::portable && detect_isa() != Isa::portable) continue;  // has no fused multiply-add
-        const std::vector<float> out = multiply(linear_kernels(isa, precision), pool, m, x);
-        EXPECT_TRUE(same_bits(out.data(), widest.data(), 13 * 53)) << isa_name(isa);
-      }
-    }
-  }
+    const std::vector<float> widest = multiply(linear_kernels(detect_isa(), kernels.precision), pool, m, x);
+    EXPECT_TRUE(same_bits(multiply(kernels, pool, m, x).data(), widest.data(), 13 * 53));
+  });
 }
 
 TEST(Linear, zero_rows_are_allowed) {

@@ -19,7 +19,7 @@ namespace pagoda::test {
 
 inline std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const cpu::Isa isa : {cpu::Isa::portable, cpu::Isa::avx2, cpu::Isa::avx512}) {
+  for (const cpu::Isa isa : cpu::kIsas) {
     if (cpu::isa_supported(isa)) names.emplace_back(cpu::isa_name(isa));
   }
   return names;

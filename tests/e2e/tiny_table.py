@@ -27,6 +27,7 @@ EQUATIONS: list[str] = [name for family in FAMILIES for name in family.equations
 assert len(DIRECTORIES) == sum(len(family.directories) for family in FAMILIES), "two families share a name"
 assert len(GGUFS) == sum(len(family.ggufs) for family in FAMILIES), "two families share a name"
 
-# Instruction sets from the simplest on; a machine that has one has those before it.
-_ISAS = ["portable", "avx2", "avx512"]
-ISAS = _ISAS[: _ISAS.index(system_info()["isa"]) + 1]
+# Instruction sets from the simplest on, the machine's own last.
+ISAS = list(
+    dict.fromkeys(["portable", *(["avx2"] if system_info()["isa"] != "portable" else []), system_info()["isa"]])
+)

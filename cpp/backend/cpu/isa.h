@@ -7,8 +7,12 @@
 
 namespace pagoda::cpu {
 
-/// portable: the compiler's baseline. avx2: AVX2, FMA, F16C, BMI2. avx512: also AVX-512 F, BW, VL, DQ, VNNI, BF16.
-enum class Isa : uint8_t { portable, avx2, avx512 };
+/// portable: the compiler's baseline. avx2: AVX2, FMA, F16C, BMI2. avx2_vnni: also AVX-VNNI. avx512: those of avx2 and AVX-512
+/// F, BW, VL, DQ, VNNI, BF16.
+enum class Isa : uint8_t { portable, avx2, avx2_vnni, avx512 };
+
+/// All of them, from the narrowest on.
+inline constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx2_vnni, Isa::avx512};
 
 /// Whether this machine and its operating system can run code compiled for `isa`.
 bool isa_supported(Isa isa);
@@ -19,7 +23,7 @@ Isa detect_isa();
 /// "auto" is detect_isa(). Throws InvalidArgument for an unknown name or an instruction set that this machine lacks.
 Isa parse_isa(std::string_view name);
 
-/// "portable", "avx2" or "avx512".
+/// "portable", "avx2", "avx2_vnni" or "avx512".
 const char* isa_name(Isa isa);
 
 }  // namespace pagoda::cpu

@@ -13,7 +13,7 @@ extern const Kernels kAvx512Kernels;
 const Kernels& kernels(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return kAvx512Kernels;
-  if (isa == Isa::avx2) return kAvx2Kernels;
+  if (isa == Isa::avx2 || isa == Isa::avx2_vnni) return kAvx2Kernels;
 #endif
   return isa == Isa::portable ? kPortableKernels : throw InternalError(str("no kernels for isa ", isa_name(isa)));
 }

@@ -115,6 +115,7 @@ LinearKernels linear_kernels(Isa isa, InputPrecision precision) {
   const auto table = [isa]() -> const LinearKernels& {
 #if defined(__x86_64__)
     if (isa == Isa::avx512) return linear_kernels_avx512();
+    if (isa == Isa::avx2_vnni) return linear_kernels_avx2_vnni();
     if (isa == Isa::avx2) return linear_kernels_avx2();
 #endif
     ensure(isa == Isa::portable, "this build has no kernels for ", isa_name(isa));

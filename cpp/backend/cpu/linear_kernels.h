@@ -93,6 +93,7 @@ struct LinearKernels {
 
 const LinearKernels& linear_kernels_portable();
 const LinearKernels& linear_kernels_avx2();
+const LinearKernels& linear_kernels_avx2_vnni();
 const LinearKernels& linear_kernels_avx512();
 
 }  // namespace pagoda::cpu

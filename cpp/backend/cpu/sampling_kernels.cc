@@ -12,7 +12,7 @@ const SamplingKernels& sampling_kernels_avx512();
 const SamplingKernels& sampling_kernels(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return sampling_kernels_avx512();
-  if (isa == Isa::avx2) return sampling_kernels_avx2();
+  if (isa == Isa::avx2 || isa == Isa::avx2_vnni) return sampling_kernels_avx2();
 #endif
   (void)isa;
   return sampling_kernels_portable();
