@@ -36,6 +36,8 @@ int thread_count(const CpuOptions& options) {
   return options.num_threads ? options.num_threads : usable_cores();
 }
 
+bool holds_kv(DType dtype) { return dtype == DType::bf16 || dtype == DType::f32 || dtype == DType::i8; }
+
 [[noreturn]] void throw_out_of_memory(size_t bytes) {
   throw DeviceError(
       str("the machine has no room for ", bytes, " bytes; ", read_memory().available_bytes, " bytes are available"));
@@ -249,7 +251,7 @@ const BackendTraits& cpu_traits() {
                                     1,
                                     false,
                                     1,
-                                    [](DType dtype) { return dtype == DType::bf16 || dtype == DType::f32; },
+                                    cpu::holds_kv,
                                     cpu::packed_bytes,
                                     cpu::linear_workspace,
                                     cpu::grouped_linear_workspace,
