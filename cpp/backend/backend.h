@@ -18,7 +18,8 @@
 namespace pagoda {
 
 /// Shape of one layer's paged keys and values. How they lie inside a block is the backend's secret; their size is not:
-/// a block of one layer takes 2 * kv_heads * block_size * head_dim * dtype_bytes(dtype) bytes.
+/// a block of one layer takes 2 * kv_heads * block_size * head_dim * dtype_bytes(dtype) bytes, and with i8, whose numbers are
+/// codes times a scale, 2 * kv_heads * block_size f32 scales more: one for each token's key and value of a head.
 struct KvLayout {
   DType dtype = DType::bf16;  ///< one that the backend's traits hold
   int block_size = 16;        ///< tokens per block, a power of two
@@ -26,8 +27,8 @@ struct KvLayout {
   int head_dim = 0;
 
   size_t block_bytes() const {
-    return size_t{2} * static_cast<size_t>(kv_heads) * static_cast<size_t>(block_size) * static_cast<size_t>(head_dim) *
-           dtype_bytes(dtype);
+    const size_t vector_bytes = static_cast<size_t>(head_dim) * dtype_bytes(dtype) + (dtype == DType::i8 ? sizeof(float) : 0);
+    return size_t{2} * static_cast<size_t>(kv_heads) * static_cast<size_t>(block_size) * vector_bytes;
   }
 };
 
@@ -206,8 +207,8 @@ class Backend {
   /// later replay it instead of calling `body`.
   virtual void run_captured(uint64_t key, const std::function<void()>& body) = 0;
 
-  /// Makes each copy in each pair of pools. `block_bytes` is a multiple of 16. No block is written twice, and none that is
-  /// read, unless it lies in another pool.
+  /// Makes each copy in each pair of pools. On GPUs `block_bytes` is a multiple of 16. No block is written twice, and none that
+  /// is read, unless it lies in another pool.
   virtual void copy_blocks(std::span<const BlockPools> pools, size_t block_bytes, std::span<const BlockCopy> copies) = 0;
 
   /// Stacks and repacks stored rows into one matrix.

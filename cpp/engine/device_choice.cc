@@ -34,13 +34,12 @@ std::unique_ptr<Backend> DeviceChoice::make_backend() const {
 }
 
 DType DeviceChoice::kv_dtype(const std::string& option) const {
-  const DType dtype = option == "f32"   ? DType::f32
-                      : option == "f16" ? DType::f16
-                      : option == "fp8" ? DType::f8_e4m3
-                                        : DType::bf16;
+  DType dtype = DType::bf16;
   std::string held;
-  for (const auto& [name, type] : {std::pair{"bf16", DType::bf16}, std::pair{"f16", DType::f16},
-                                   std::pair{"fp8", DType::f8_e4m3}, std::pair{"f32", DType::f32}}) {
+  for (const auto& [name, type] :
+       {std::pair{"bf16", DType::bf16}, std::pair{"f16", DType::f16}, std::pair{"fp8", DType::f8_e4m3},
+        std::pair{"int8", DType::i8}, std::pair{"f32", DType::f32}}) {
+    if (option == name) dtype = type;
     if (traits().holds_kv(type)) held.append(held.empty() ? "" : ", ").append(name);
   }
   require(traits().holds_kv(dtype), "kv_cache_dtype on device ", traits().name, " must be auto, ", held, ", got \"", option,

@@ -79,7 +79,7 @@ constexpr auto EngineOptions::fields() {
             "bytes of the KV cache, instead of a share of the memory"),
       field("num_kv_blocks", &O::num_kv_blocks, Range::at_least(1), "blocks of the KV cache, instead of a share of the memory"),
       field("kv_cache_dtype", &O::kv_cache_dtype,
-            "auto | bf16 | f16 | fp8 | f32; auto = bf16; f16 and fp8 on GPUs, f32 on the CPU"),
+            "auto | bf16 | f16 | fp8 | int8 | f32; auto = bf16; f16 and fp8 on GPUs, int8 and f32 on the CPU"),
       field("deterministic", &O::deterministic,
             "on GPUs: bitwise the same tokens in any batch and after a preemption, at some cost of speed; the CPU always does "
             "so"),

@@ -309,8 +309,8 @@ TEST(Ops, head_counts_caches_and_batches_that_do_not_fit_are_named) {
   other.layout.kv_heads = 2;
   expect_shape_error("paged_attention", "holds 2 heads of 16", attend(good, other, batch));
   other = kv;
-  other.layout.dtype = DType::i8;
-  expect_shape_error("paged_attention", "i8", attend(good, other, batch));
+  other.layout.dtype = DType::i32;
+  expect_shape_error("paged_attention", "i32", attend(good, other, batch));
   Batch more = batch;
   more.num_tokens = 6;
   expect_shape_error("paged_attention", "6 tokens", attend(good, kv, more));

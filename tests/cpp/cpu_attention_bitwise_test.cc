@@ -15,7 +15,7 @@ constexpr float kSinks[] = {0.5f, -4.0f, 9.0f, 0.0f, 1.0f, 2.0f};
 /// A few shapes that reach every path: in place and copied tiles, small blocks, odd head sizes, windows, split contexts, sinks.
 std::vector<AttentionCase> bitwise_cases() {
   std::vector<AttentionCase> cases;
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
     for (const auto& [block_size, head_dim, window, soft_cap, sinks] : {std::tuple{16, 64, 0, 0.0f, false},
                                                                         {4, 40, 0, 0.0f, true},
                                                                         {32, 48, 70, 0.0f, false},
@@ -92,11 +92,26 @@ TEST(CpuAttentionBitwise, any_number_of_threads_gives_the_same_bits) {
   }
 }
 
+TEST(CpuAttentionBitwise, any_block_size_gives_the_same_bits) {
+  for (const std::string& isa : test::available_isas()) {
+    for (AttentionCase test : bitwise_cases()) {
+      AttentionRun first(test, isa, 2);
+      first.run_whole();
+      for (const int block_size : {1, 8, 64}) {
+        test.block_size = block_size;
+        AttentionRun other(test, isa, 2);
+        other.run_whole();
+        expect_same(test, first, other, isa);
+      }
+    }
+  }
+}
+
 TEST(CpuAttentionBitwise, avx2_and_avx512_give_the_same_bits_with_an_f32_cache) {
   std::vector<std::string> isas = test::available_isas();
   std::erase(isas, "portable");  // it has no fused multiply-add
   for (const AttentionCase& test : bitwise_cases()) {
-    if (test.kv_dtype != DType::f32) continue;  // avx512 multiplies a bf16 cache in pairs
+    if (test.kv_dtype != DType::f32) continue;  // avx512 multiplies the other caches in pairs
     for (size_t i = 1; i < isas.size(); ++i) {
       AttentionRun narrow(test, isas[0], 2), wide(test, isas[i], 2);
       narrow.run_whole();

@@ -96,6 +96,12 @@ class RopeRun {
     const int32_t block = slot / test_.block_size, offset = slot % test_.block_size;
     const int64_t at = value ? place.value_offset(block, kv_head, offset) + d
                              : place.key_offset(block, kv_head, offset) + int64_t{d} * place.group;
+    if (test_.dtype == DType::i8) {
+      const double code = double(reinterpret_cast<const int8_t*>(place.data)[at]);
+      float scale;
+      std::memcpy(&scale, place.key_scale(block, kv_head, offset) + (value ? place.value_scale_begin : 0), sizeof scale);
+      return scale != 0 ? code * double{scale} : code;
+    }
     if (test_.dtype == DType::f32) return double{reinterpret_cast<const float*>(place.data)[at]};
     return double{bf16_to_float(reinterpret_cast<const uint16_t*>(place.data)[at])};
   }
@@ -131,6 +137,10 @@ const std::vector<RopeCase> kCases = {
     {4, 4, 40, 10, HeadNorm::one_weight, NormKind::layer, DType::bf16, 4},
     {3, 1, 19, 0, HeadNorm::weight_per_head, NormKind::layer, DType::f32, 16},
     {4, 2, 32, 0, HeadNorm::none, NormKind::rms, DType::f32, 16},
+    {9, 3, 64, 64, HeadNorm::none, NormKind::rms, DType::i8, 16},
+    {4, 2, 40, 40, HeadNorm::one_weight, NormKind::rms, DType::i8, 8},
+    {3, 1, 19, 0, HeadNorm::weight_per_head, NormKind::layer, DType::i8, 1},
+    {1, 1, 256, 128, HeadNorm::one_weight, NormKind::rms, DType::i8, 64},
 };
 
 TEST(CpuRope, q_is_normed_and_rotated_in_place_and_v_is_untouched) {
@@ -170,9 +180,12 @@ TEST(CpuRope, keys_and_values_land_in_their_slots_and_nothing_else_is_written) {
           const bool value = head >= test.kv_heads;
           const std::vector<double> want = t < 0 ? std::vector<double>(static_cast<size_t>(test.head_dim))
                                                  : run.reference(static_cast<size_t>(t), test.num_heads + head);
+          double largest = 0;
+          for (const double x : want) largest = std::max(largest, std::abs(x));
           for (int d = 0; d < test.head_dim; ++d) {
             const double x = want[static_cast<size_t>(d)];
-            ASSERT_NEAR(run.stored(cache, slot, head % test.kv_heads, d, value), x, tolerance * std::max(1.0, std::abs(x)))
+            const double most = test.dtype == DType::i8 ? largest / 253 : tolerance * std::max(1.0, std::abs(x));
+            ASSERT_NEAR(run.stored(cache, slot, head % test.kv_heads, d, value), x, most)
                 << isa << " slot " << slot << " head " << head << " d " << d;
           }
         }
@@ -216,6 +229,27 @@ TEST(CpuRope, threads_and_avx_width_do_not_change_the_bits) {
   }
 }
 
+/// The only block, of one token and head, that holds `vector` as key and as value.
+std::vector<char> stored_block(const std::string& isa, const std::vector<float>& vector, DType dtype) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({1, isa});
+  const int head_dim = static_cast<int>(vector.size());
+  std::vector<float> qkv;
+  for (int part = 0; part < 3; ++part) qkv.insert(qkv.end(), vector.begin(), vector.end());
+  KvLayer kv{nullptr, {dtype, 1, 1, head_dim}};
+  std::vector<char> block(kv.layout.block_bytes());
+  kv.data = block.data();
+  const int32_t zero = 0;
+  Batch batch;
+  batch.num_tokens = 1;
+  batch.positions = &zero;
+  batch.slots = &zero;
+  RopeStoreArgs args;
+  args.num_heads = args.kv_heads = 1;
+  args.head_dim = head_dim;
+  backend->rope_store_kv(test::matrix(qkv, 1, 3 * head_dim), args, kv, batch);
+  return block;
+}
+
 TEST(CpuRope, bf16_rounds_to_nearest_even_as_the_scalar_conversion_does) {
   const std::vector<float> special = {1.0f,
                                       1.00390625f,  // halfway between two bf16 values, even below
@@ -226,24 +260,44 @@ TEST(CpuRope, bf16_rounds_to_nearest_even_as_the_scalar_conversion_does) {
                                       std::numeric_limits<float>::infinity(),
                                       std::bit_cast<float>(0x7f800001u)};  // NaN whose upper half is infinity's
   for (const std::string& isa : test::available_isas()) {
-    const std::unique_ptr<Backend> backend = make_cpu_backend({1, isa});
-    const int head_dim = static_cast<int>(special.size());
-    std::vector<float> qkv;
-    for (int part = 0; part < 3; ++part) qkv.insert(qkv.end(), special.begin(), special.end());
-    KvLayer kv{nullptr, {DType::bf16, 1, 1, head_dim}};
+    const std::vector<char> block = stored_block(isa, special, DType::bf16);
     std::vector<uint16_t> cache(2 * special.size());
-    kv.data = cache.data();
-    const int32_t zero = 0;
-    Batch batch;
-    batch.num_tokens = 1;
-    batch.positions = &zero;
-    batch.slots = &zero;
-    RopeStoreArgs args;
-    args.num_heads = args.kv_heads = 1;
-    args.head_dim = head_dim;
-    backend->rope_store_kv(test::matrix(qkv, 1, 3 * head_dim), args, kv, batch);
+    ASSERT_EQ(block.size(), cache.size() * sizeof(uint16_t));
+    std::memcpy(cache.data(), block.data(), block.size());
     for (size_t i = 0; i < cache.size(); ++i) {
       EXPECT_EQ(cache[i], float_to_bf16(special[i % special.size()])) << isa << " element " << i;
+    }
+  }
+}
+
+TEST(CpuRope, i8_codes_are_the_numbers_over_a_127th_of_the_largest_rounded_to_even) {
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  struct Vector {
+    std::vector<float> numbers;
+    float scale;
+    std::vector<int> codes;
+  };
+  const std::vector<Vector> vectors = {
+      {{127.0f, 0.5f, 1.5f, -2.5f, 126.4f}, 1.0f, {127, 0, 2, -2, 126}},
+      {{0.0f, -254.0f, 3.0f}, 2.0f, {0, -127, 2}},
+      {{0.0f, -0.0f, 0.0f}, 0.0f, {0, 0, 0}},
+      {{1.0f, nan, 2.0f}, nan, {0, 0, 0}},
+      {{1.0f, -infinity}, nan, {0, 0}},
+      {{3.0e38f, -3.0e38f}, 3.0e38f / 127.0f, {127, -127}},
+      {{1e-45f, 0.0f}, 0.0f, {0, 0}},  // the scale underflows
+      {std::vector<float>(37, 0.25f), 0.25f / 127.0f, std::vector<int>(37, 127)},
+  };
+  for (const std::string& isa : test::available_isas()) {
+    for (const Vector& vector : vectors) {
+      const std::vector<char> block = stored_block(isa, vector.numbers, DType::i8);
+      const size_t n = vector.numbers.size();
+      ASSERT_EQ(block.size(), 2 * (n + sizeof(float)));
+      for (size_t i = 0; i < 2 * n; ++i) EXPECT_EQ(static_cast<signed char>(block[i]), vector.codes[i % n]) << isa << " " << i;
+      float scales[2];
+      std::memcpy(scales, block.data() + 2 * n, sizeof scales);
+      for (const float scale : scales) {
+        EXPECT_TRUE(std::isnan(vector.scale) ? std::isnan(scale) : scale == vector.scale) << isa << " " << scale;
+      }
     }
   }
 }

@@ -42,6 +42,21 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
+/// The numbers x[n] as a cache of `dtype` holds them.
+inline std::vector<double> as_cached(const float* x, int n, DType dtype) {
+  std::vector<double> held(x, x + n);
+  if (dtype == DType::bf16) {
+    for (double& value : held) value = double{bf16_to_float(float_to_bf16(static_cast<float>(value)))};
+  } else if (dtype == DType::i8) {
+    float largest = 0;
+    for (int i = 0; i < n; ++i) largest = std::max(largest, std::abs(x[i]));
+    const float scale = largest / 127.0f;
+    for (int i = 0; i < n && scale > 0; ++i)
+      held[static_cast<size_t>(i)] = double{std::nearbyint(x[i] / scale)} * double{scale};
+  }
+  return held;
+}
+
 /// Shape of an attention test.
 struct AttentionCase {
   AttentionArgs args;
@@ -68,6 +83,7 @@ class AttentionRun {
       max_blocks_ = std::max(max_blocks_, (length + test.block_size - 1) / test.block_size);
       qkv_.push_back(random_floats(static_cast<size_t>(length) * static_cast<size_t>(test.qkv_cols()),
                                    static_cast<unsigned>(qkv_.size()) + 7));
+      cached_.push_back(cached_heads(qkv_.back()));
       out_.emplace_back(static_cast<size_t>(length) * static_cast<size_t>(test.out_cols()), 0.0f);
     }
     const size_t num_blocks = test.lengths.size() * static_cast<size_t>(max_blocks_);
@@ -127,6 +143,10 @@ class AttentionRun {
   }
 
   const std::vector<std::vector<float>>& out() const { return out_; }
+  /// What the steps to come take for a position: [q heads, k heads, v heads][head_dim].
+  float* qkv_row(int seq, int position) {
+    return qkv_[static_cast<size_t>(seq)].data() + static_cast<int64_t>(position) * test_.qkv_cols();
+  }
 
   /// Attention of one position in double precision, over the keys and values as the cache rounds them.
   std::vector<double> reference(int seq, int position) const {
@@ -138,9 +158,9 @@ class AttentionRun {
       std::vector<double> weights, sum(static_cast<size_t>(args.head_dim));
       const int first = args.window ? std::max(0, position - args.window + 1) : 0;
       for (int p = first; p <= position; ++p) {
-        const float* k = qkv_row(seq, p) + (args.num_heads + h / group) * args.head_dim;
+        const double* k = cached_head(seq, p, h / group);
         double score = 0;
-        for (int d = 0; d < args.head_dim; ++d) score += double{q[d]} * cached(k[d]);
+        for (int d = 0; d < args.head_dim; ++d) score += double{q[d]} * k[d];
         score *= double{args.scale};
         if (args.soft_cap > 0) score = double{args.soft_cap} * std::tanh(score / double{args.soft_cap});
         weights.push_back(score);
@@ -149,10 +169,10 @@ class AttentionRun {
       const double best = std::max(sink, *std::max_element(weights.begin(), weights.end()));
       double total = std::exp(sink - best);
       for (int p = first; p <= position; ++p) {
-        const float* v = qkv_row(seq, p) + (args.num_heads + args.kv_heads + h / group) * args.head_dim;
+        const double* v = cached_head(seq, p, args.kv_heads + h / group);
         const double weight = std::exp(weights[static_cast<size_t>(p - first)] - best);
         total += weight;
-        for (int d = 0; d < args.head_dim; ++d) sum[static_cast<size_t>(d)] += weight * cached(v[d]);
+        for (int d = 0; d < args.head_dim; ++d) sum[static_cast<size_t>(d)] += weight * v[d];
       }
       for (const double value : sum) out.push_back(value / total);
     }
@@ -182,8 +202,22 @@ class AttentionRun {
   float* out_row(int seq, int position) {
     return out_[static_cast<size_t>(seq)].data() + static_cast<int64_t>(position) * test_.out_cols();
   }
-  double cached(float value) const {
-    return double{test_.kv_dtype == DType::bf16 ? bf16_to_float(float_to_bf16(value)) : value};
+  /// Key `head`, or value `head - kv_heads`, of a position.
+  const double* cached_head(int seq, int position, int head) const {
+    const AttentionArgs& args = test_.args;
+    return cached_[static_cast<size_t>(seq)].data() + (int64_t{position} * 2 * args.kv_heads + head) * args.head_dim;
+  }
+  /// [position, 2 kv_heads * head_dim] of a sequence's qkv.
+  std::vector<double> cached_heads(const std::vector<float>& qkv) const {
+    const AttentionArgs& args = test_.args;
+    std::vector<double> all;
+    for (auto row = qkv.begin(); row != qkv.end(); row += test_.qkv_cols()) {
+      for (int head = args.num_heads; head < args.num_heads + 2 * args.kv_heads; ++head) {
+        const std::vector<double> held = as_cached(&*row + head * args.head_dim, args.head_dim, test_.kv_dtype);
+        all.insert(all.end(), held.begin(), held.end());
+      }
+    }
+    return all;
   }
 
   std::vector<float> run(std::vector<float>& qkv, const Batch& batch) {
@@ -204,8 +238,9 @@ class AttentionRun {
   AttentionCase test_;
   std::unique_ptr<Backend> backend_;
   int max_blocks_ = 0;
-  std::vector<std::vector<float>> qkv_;  ///< [seq][position, (heads + 2 kv_heads) * head_dim]
-  std::vector<std::vector<float>> out_;  ///< [seq][position, heads * head_dim]
+  std::vector<std::vector<float>> qkv_;      ///< [seq][position, (heads + 2 kv_heads) * head_dim]
+  std::vector<std::vector<double>> cached_;  ///< [seq][position, 2 kv_heads * head_dim], as the cache holds them
+  std::vector<std::vector<float>> out_;      ///< [seq][position, heads * head_dim]
   std::vector<int32_t> table_;
   Buffer kv_buffer_;
   KvLayer kv_;

@@ -41,6 +41,8 @@ TEST_F(MemoryPlanTest, a_block_holds_keys_and_values_of_every_layer) {
   request_.kv_dtype = DType::f32;
   request_.block_size = 4;
   EXPECT_EQ(plan().kv_block, size_t{2} * 2 * 2 * 8 * 4 * 4);
+  request_.kv_dtype = DType::i8;
+  EXPECT_EQ(plan().kv_block, size_t{2} * 2 * 2 * 4 * (8 + 4));  // layers, keys and values, heads, tokens, codes and a scale
 }
 
 TEST_F(MemoryPlanTest, no_more_blocks_are_taken_than_the_sequences_can_fill) {

@@ -36,7 +36,8 @@ def test_memory_utilization_fills_its_share_of_the_gpu(tiny: Callable[[str], Tin
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, cuda:N"),
         ({"device": "cuda:x"}, "device must be one of auto, cpu, cuda, cuda:N"),
         ({"device": "cuda-emu", "kv_cache_dtype": "f32"}, "must be auto, bf16, f16, fp8, got"),
-        ({"device": "cpu", "kv_cache_dtype": "fp8"}, "must be auto, bf16, f32, got"),
+        ({"device": "cuda-emu", "kv_cache_dtype": "int8"}, "must be auto, bf16, f16, fp8, got"),
+        ({"device": "cpu", "kv_cache_dtype": "fp8"}, "must be auto, bf16, int8, f32, got"),
     ],
 )
 def test_what_a_device_cannot_do_is_refused(

@@ -33,7 +33,10 @@ class Setup:
         return engine(self.path, **{**self.options, **options})
 
 
-@pytest.fixture(scope="module", params=[*[(isa, "bf16") for isa in ISAS], (ISAS[-1], "f32")], ids="-".join)
+CASES = [*[(isa, "bf16") for isa in ISAS], (ISAS[-1], "int8"), (ISAS[-1], "f32")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def setup(request: pytest.FixtureRequest, smollm2: Path) -> Setup:
     return Setup(smollm2, *request.param)
 

@@ -36,7 +36,10 @@ class Setup:
 
 @pytest.fixture(
     scope="module",
-    params=[(name, isa, kv) for name in THOROUGH for isa in ISAS for kv in ("bf16", "f32")],
+    params=[
+        *[(name, isa, kv) for name in THOROUGH for isa in ISAS for kv in ("bf16", "f32")],
+        *[("mistral-window", isa, "int8") for isa in ISAS],
+    ],
     ids="-".join,
 )
 def setup(

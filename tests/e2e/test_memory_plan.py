@@ -17,9 +17,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"num_kv_blocks": 8},
     {"num_kv_blocks": 33, "block_size": 4, "max_num_seqs": 3},
     {"kv_cache_memory": 1 << 20, "kv_cache_dtype": "f32"},
-    {"num_kv_blocks": 20, "swap_space": 0.001, "max_num_batched_tokens": 17},
+    {"num_kv_blocks": 20, "swap_space": 0.001, "max_num_batched_tokens": 17, "kv_cache_dtype": "int8"},
     {"num_kv_blocks": 64, "weight_format": "q8_0", "max_num_seqs": 1, "max_num_batched_tokens": 1},
-    {"num_kv_blocks": 5, "num_threads": 3, "block_size": 32},
+    {"num_kv_blocks": 5, "num_threads": 3, "block_size": 32, "kv_cache_dtype": "int8"},
     {"memory_utilization": 0.02, "max_model_len": 16},
     {"prefix_cache": False, "max_model_len": 32, "num_kv_blocks": 7, "isa": "portable"},
 ]

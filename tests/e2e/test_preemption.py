@@ -1,6 +1,7 @@
 """A cache with room for a quarter of the load: requests end with the tokens they get in peace, and say why."""
 
 import asyncio
+import functools
 import logging
 from typing import Any
 
@@ -28,20 +29,22 @@ def tokens(llm):
     return [output.outputs[0].token_ids for output in outputs]
 
 
-@pytest.fixture(scope="module")
-def in_peace(model):
-    with LLM(model, num_kv_blocks=256, max_model_len=64, prefix_cache=False, device="cpu") as llm:
+@functools.cache
+def in_peace(model, kv_cache_dtype="auto"):
+    options = {"max_model_len": 64, "prefix_cache": False, "kv_cache_dtype": kv_cache_dtype}
+    with LLM(model, num_kv_blocks=256, device="cpu", **options) as llm:
         found = tokens(llm)
         assert llm.stats()["num_preemptions"] == 0
     return found
 
 
 @pytest.mark.parametrize("mode", ["swap", "recompute"])
-@pytest.mark.parametrize("prefix_cache", [True, False])
-def test_tokens_do_not_depend_on_preemption(model, in_peace, mode, prefix_cache, caplog):
+@pytest.mark.parametrize(("prefix_cache", "kv_cache_dtype"), [(True, "auto"), (False, "auto"), (True, "int8")])
+def test_tokens_do_not_depend_on_preemption(model, mode, prefix_cache, kv_cache_dtype, caplog):
     options = {"num_kv_blocks": 24, "max_model_len": 64, "prefix_cache": prefix_cache, "preemption_mode": mode}
+    options["kv_cache_dtype"] = kv_cache_dtype
     with caplog.at_level(logging.WARNING), LLM(model, device="cpu", swap_space=0.01, **options) as llm:
-        assert tokens(llm) == in_peace
+        assert tokens(llm) == in_peace(model, kv_cache_dtype)
         stats = llm.stats()
     assert stats["num_preemptions"] == stats[f"num_preemptions_{mode}"] > 0
     assert stats["num_finished_length"] == len(PROMPTS)
@@ -94,7 +97,7 @@ async def serve_all(client: EngineClient) -> tuple[list[list[int]], dict[str, fl
 
 
 @pytest.mark.parametrize("mode", ["swap", "recompute"])
-def test_preemptions_are_visible_in_metrics_and_timelines(model: str, in_peace: list[list[int]], mode: str) -> None:
+def test_preemptions_are_visible_in_metrics_and_timelines(model: str, mode: str) -> None:
     options = {"num_kv_blocks": "24", "max_model_len": "64", "preemption_mode": mode, "swap_space": "0.01"}
     values = {("engine", name): value for name, value in {"device": "cpu", **options}.items()}
     client = EngineClient.create(load_config(None, [], {("model", "name"): model, **values}))
@@ -103,7 +106,7 @@ def test_preemptions_are_visible_in_metrics_and_timelines(model: str, in_peace: 
         stats = client.stats()
     finally:
         client.close()
-    assert token_ids == in_peace
+    assert token_ids == in_peace(model)
     assert page["vllm:num_preemptions_total"] == stats["num_preemptions"] > 0
     kinds = [event["event"] for event in events]
     assert kinds.count("preempted") == kinds.count("resumed") == stats["num_preemptions"]

@@ -138,6 +138,7 @@ def test_the_capital_of_france_is_paris(llm: LLM) -> None:
         ("int8", "auto", 0.12, 0.9),
         ("auto", "auto", 0.05, 0.4),
         ("int16", "auto", 0.015, 0.15),
+        ("int16", "int8", 0.03, 0.3),
         ("int16", "f32", 0.0015, 0.02),
     ],
 )
@@ -153,6 +154,19 @@ def test_its_logprobs_stay_near_the_dequantised_reference(
         difference = (prompt_logprobs(llm, prompt) - theirs).abs()
     assert mean / 20 < difference.mean() < mean
     assert difference.max() < most
+
+
+def test_an_int8_kv_cache_takes_little_more_than_half_and_says_nearly_the_same(llm: LLM, smollm2: Path) -> None:
+    prompt = llm.get_tokenizer().encode(TEXT * 5)
+    assert len(prompt) > 1000
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    with LLM(str(smollm2), num_kv_blocks=256, max_model_len=2048, kv_cache_dtype="int8") as small:
+        answer = small.chat(question, SamplingParams(temperature=0, max_tokens=32), use_tqdm=False)[0].outputs[0]
+        assert small.describe()["kv_bytes_per_block"] == 30 * 2 * 3 * 16 * (64 + 4)
+        difference = (prompt_logprobs(small, prompt) - prompt_logprobs(llm, prompt)).abs()
+    assert llm.describe()["kv_bytes_per_block"] == 30 * 2 * 3 * 16 * 64 * 2
+    assert "Paris" in answer.text
+    assert 0 < difference.mean() < 0.03
 
 
 def test_it_continues_greedily_as_the_reference_does(llm: LLM, peer: Peer) -> None:

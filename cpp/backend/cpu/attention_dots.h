@@ -1,8 +1,9 @@
-// The two products of attention over a bf16 cache where the processor multiplies pairs of bf16 numbers (S::kDots): queries and
-// weights are rounded to bf16, products are exact and summed in f32, two at a time. Pairs are neighbouring dimensions of a key
-// and neighbouring tokens, the first at an even position, of a value.
+// The two products of attention over a bf16 or i8 cache where the processor multiplies pairs of bf16 numbers (S::kDots):
+// queries and weights are rounded to bf16, products are exact and summed in f32, two at a time. Pairs are neighbouring
+// dimensions of a key and neighbouring tokens, the first at an even position, of a value.
 //
-// A tile's elements T are the cache's own uint16_t, which are paired in registers, or BfPair: a copy in pairs, for many rows.
+// A tile's elements T are the cache's own uint16_t or int8_t, which are paired in registers, or BfPair: a copy in pairs, for
+// many rows. Codes of an i8 cache are exact in bf16; what is rounded with its values is the weight times the scale.
 #pragma once
 
 #include "backend/cpu/attention_blocks.h"
@@ -15,8 +16,8 @@ struct BfPair {
 };
 
 /// Pair `i` of the dimensions of a group's 16 keys.
-template <class S>
-[[gnu::always_inline]] inline typename S::Pairs key_pairs(const uint16_t* keys, int i) {
+template <class S, class T>
+[[gnu::always_inline]] inline typename S::Pairs key_pairs(const T* keys, int i) {
   return S::interleave(keys + i * 32, keys + i * 32 + 16);
 }
 template <class S>
@@ -25,9 +26,9 @@ template <class S>
 }
 
 /// Sixteen columns of the values of tokens t and t + 1 of a tile, t even; a token outside of the tile counts as zero.
-template <class S>
-[[gnu::always_inline]] inline typename S::Pairs value_pairs(const KvTile<uint16_t>& tile, int t, int64_t column) {
-  const uint16_t* at = tile.values[t / 16] + t % 16 * tile.value_stride + column;
+template <class S, class T>
+[[gnu::always_inline]] inline typename S::Pairs value_pairs(const KvTile<T>& tile, int t, int64_t column) {
+  const T* at = tile.values[t / 16] + t % 16 * tile.value_stride + column;
   if (t >= tile.lo && t + 1 < tile.hi) return S::interleave(at, at + tile.value_stride);
   return S::interleave_some(t >= tile.lo ? at : nullptr, t + 1 < tile.hi ? at + tile.value_stride : nullptr, 16);
 }
@@ -107,15 +108,15 @@ void value_dots(int rows, int vecs, const ValueBlock& block, const KvTile<T>& ti
 }
 
 /// Copies the keys of tokens [lo, hi) to keys[group][ceil(head_dim / 2)][16]; lanes outside the range keep what they hold.
-template <class S>
+template <class S, class T>
 void copy_key_pairs(const TileSource& source, int lo, int hi, BfPair* keys) {
   const int head_dim = source.kv->head_dim, group = source.kv->group;
-  const uint16_t* cache = reinterpret_cast<const uint16_t*>(source.kv->data);
+  const T* cache = reinterpret_cast<const T*>(source.kv->data);
   for (int token = lo / group * group; token < hi; token += group) {
-    const uint16_t* from = cache + source.kv->key_offset(source.block(token), source.kv_head, source.offset(token));
+    const T* from = cache + source.kv->key_offset(source.block(token), source.kv_head, source.offset(token));
     BfPair* to = keys + token / 16 * 16 * ((head_dim + 1) / 2) + token % 16;
     for (int d = 0; d < head_dim; d += 2) {
-      const uint16_t* second = d + 1 < head_dim ? from + (d + 1) * group : nullptr;
+      const T* second = d + 1 < head_dim ? from + (d + 1) * group : nullptr;
       S::store_pairs(to + d / 2 * 16, S::interleave_some(from + d * group, second, group), group);
     }
   }
@@ -123,20 +124,20 @@ void copy_key_pairs(const TileSource& source, int lo, int hi, BfPair* keys) {
 
 /// A copy in pairs of the tile's share of positions [lo, hi): keys [4][ceil(head_dim / 2)][16], values [32][head_dim rounded up
 /// to 16], the padding and tokens outside of the range zero where a weight of zero could meet them.
-template <class S>
+template <class S, class T>
 KvTile<BfPair> paired_tile(const TileSource& source, int64_t lo, int64_t hi, BfPair* keys, BfPair* values) {
   const int head_dim = source.kv->head_dim;
-  const uint16_t* cache = reinterpret_cast<const uint16_t*>(source.kv->data);
+  const T* cache = reinterpret_cast<const T*>(source.kv->data);
   KvTile<BfPair> tile;
   tile.value_stride = (head_dim + 15) / 16 * 16;
   tile.lo = source.clip(lo), tile.hi = source.clip(hi);
-  copy_key_pairs<S>(source, tile.lo, tile.hi, keys);
+  copy_key_pairs<S, T>(source, tile.lo, tile.hi, keys);
   const auto value = [&](int token) {
     return cache + source.kv->value_offset(source.block(token), source.kv_head, source.offset(token));
   };
   for (int t = tile.lo & ~1; t < tile.hi; t += 2) {
-    const uint16_t* first = t >= tile.lo ? value(t) : nullptr;
-    const uint16_t* second = t + 1 < tile.hi ? value(t + 1) : nullptr;
+    const T* first = t >= tile.lo ? value(t) : nullptr;
+    const T* second = t + 1 < tile.hi ? value(t + 1) : nullptr;
     BfPair* to = values + t / 2 * tile.value_stride;
     for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
       S::store_pairs(to + d, S::interleave_some(first ? first + d : first, second ? second + d : second, lanes), 16);

@@ -3,10 +3,11 @@
 // 256 keys the state (acc, sums, maximum) is merged into the row's total, so that partitions may also run as tasks of their own
 // with the same bits.
 //
-// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element, over a bf16 cache
-// with S::kDots in pairs (attention_dots.h). Keys that a row does not see have weight 0 and add exactly nothing, hence the
-// result does not depend on which rows share the tile. Bound: decode by reading the KV blocks once (2 * head_dim elements per
-// key for the whole group), prefill by FMA or dot products, 4 * head_dim flops per row and key, with the exponentials on top.
+// Bitwise contract: a row's sums run over d and over keys in ascending order in one chain per output element, over a bf16 or i8
+// cache with S::kDots in pairs (attention_dots.h). Keys that a row does not see have weight 0 and add exactly nothing, hence
+// the result does not depend on which rows share the tile. Bound: decode by reading the KV blocks once (2 * head_dim elements
+// per key for the whole group), prefill by FMA or dot products, 4 * head_dim flops per row and key, with the exponentials on
+// top.
 #pragma once
 
 #include "backend/cpu/attention_blocks.h"
@@ -17,12 +18,12 @@
 
 namespace pagoda::cpu {
 
-/// Rows above which a bf16 tile is converted once instead of by every block of rows.
+/// Rows above which a tile that is not f32 is converted once instead of by every block of rows.
 constexpr int kCopyRows = 12;
 
 /// Whether tiles of T are multiplied as pairs of bf16 numbers.
 template <class S, class T>
-constexpr bool kUsesDots = S::kDots && sizeof(T) == sizeof(uint16_t);
+constexpr bool kUsesDots = S::kDots && sizeof(T) <= sizeof(uint16_t);
 template <class S>
 constexpr bool kUsesDots<S, BfPair> = true;
 
@@ -38,6 +39,8 @@ struct AttentionRun {
   float *part, *total;                             ///< [rows] states
   float *keys, *values;                            ///< copied tile
   int64_t padded, state;
+  bool scaled;        ///< the cache is i8
+  TileScales scales;  ///< of the tile at hand, if scaled
 };
 
 /// Token of the batch and column of the head that a row stands for.
@@ -58,6 +61,7 @@ void begin_run(AttentionRun& run, const AttentionJob& job, const AttentionTask& 
   run.job = &job;
   run.task = &task;
   run.rows = task.row_end - task.row_begin;
+  run.scaled = job.kv.dtype == DType::i8;
   run.padded = (job.args.head_dim + 15) / 16 * 16;
   run.state = run.padded + 32;
   float* next = scratch;
@@ -98,19 +102,32 @@ template <class S>
   S::store(state + padded + 16, S::set(-__builtin_inff()));
 }
 
-/// Applies the soft cap, hides what the row does not see and returns the row's largest score in the groups [begin, end).
+/// The tokens of a tile [lo, hi) that a row sees, none if lo >= hi.
+struct SeenTokens {
+  int lo, hi;
+};
 template <class S>
-[[gnu::always_inline]] inline float mask_scores(float* scores, int begin, int end, int lo, int hi, float soft_cap) {
+[[gnu::always_inline]] inline SeenTokens seen_tokens(const AttentionRun& run, int row, int64_t begin, int lo, int hi) {
+  const int64_t row_lo = run.lo[row] - begin, row_hi = run.hi[row] - begin;
+  return {row_lo > lo ? static_cast<int>(row_lo) : lo, row_hi < hi ? static_cast<int>(row_hi) : hi};
+}
+
+/// Applies the keys' scales (null: none) and the soft cap, hides what the row does not see and returns the row's largest score
+/// in the groups [begin, end).
+template <class S>
+[[gnu::always_inline]] inline float mask_scores(float* scores, const float* scales, int begin, int end, SeenTokens seen,
+                                                float soft_cap) {
   using V = typename S::Vec;
   const V hidden = S::set(-__builtin_inff());
   V best = hidden;
   for (int g = begin; g < end; ++g) {
     V s = S::load(scores + g * 16);
+    if (scales) s = S::mul(s, S::load(scales + g * 16));
     if (soft_cap > 0) s = S::mul(S::set(soft_cap), tanh<S>(S::div(s, S::set(soft_cap))));
-    if (lo > g * 16 || hi < g * 16 + 16) {
+    if (seen.lo > g * 16 || seen.hi < g * 16 + 16) {
       const V token = S::add(S::iota(), S::set(static_cast<float>(g * 16)));
-      s = S::select(S::less(token, S::set(static_cast<float>(hi))), s, hidden);
-      s = S::select(S::less(token, S::set(static_cast<float>(lo))), hidden, s);
+      s = S::select(S::less(token, S::set(static_cast<float>(seen.hi))), s, hidden);
+      s = S::select(S::less(token, S::set(static_cast<float>(seen.lo))), hidden, s);
     }
     S::store(scores + g * 16, s);
     best = S::max(s, best);
@@ -131,16 +148,6 @@ template <class S, bool kDots>
   }
 }
 
-/// The tokens of a tile [lo, hi) that a row sees, none if lo >= hi.
-struct SeenTokens {
-  int lo, hi;
-};
-template <class S>
-[[gnu::always_inline]] inline SeenTokens seen_tokens(const AttentionRun& run, int row, int64_t begin, int lo, int hi) {
-  const int64_t row_lo = run.lo[row] - begin, row_hi = run.hi[row] - begin;
-  return {row_lo > lo ? static_cast<int>(row_lo) : lo, row_hi < hi ? static_cast<int>(row_hi) : hi};
-}
-
 /// Moves the rows' maxima in run.part to those of the tile, `best`, where they are larger, and sets run.correction to the
 /// factors that the rows' acc and sums have to take.
 template <class S>
@@ -159,9 +166,11 @@ template <class S>
   }
 }
 
-/// Turns a row's scores of the groups [begin, end) into weights exp(score - maximum) and adds them to the row's sums.
+/// Turns a row's scores of the groups [begin, end) into weights exp(score - maximum) and adds them to the row's sums; what it
+/// leaves is multiplied with the values' scales (null: none).
 template <class S, bool kDots>
-[[gnu::always_inline]] inline void weigh_scores(float* scores, int begin, int end, float correction, float* sums) {
+[[gnu::always_inline]] inline void weigh_scores(float* scores, const float* scales, int begin, int end, float correction,
+                                                float* sums) {
   using V = typename S::Vec;
   V sum = S::mul(S::load(sums), S::set(correction));
   const V maximum = S::set(sums[16]);
@@ -173,7 +182,12 @@ template <class S, bool kDots>
     } else {
       weight = exp<S>(below);
     }
-    sum = S::add(sum, store_weights<S, kDots>(scores, g, weight));
+    if (scales) {
+      sum = S::add(sum, weight);
+      store_weights<S, kDots>(scores, g, S::mul(weight, S::load(scales + g * 16)));
+    } else {
+      sum = S::add(sum, store_weights<S, kDots>(scores, g, weight));
+    }
   }
   S::store(sums, sum);
 }
@@ -184,17 +198,19 @@ template <class S, bool kDots>
 void softmax_tile(AttentionRun& run, int first, int last, int64_t begin, int lo, int hi) {
   alignas(64) float best[kAttentionRows];
   for (int r = 0; r < kAttentionRows; ++r) best[r] = -__builtin_inff();
+  const float *key_scales = run.scaled ? run.scales.keys : nullptr, *value_scales = run.scaled ? run.scales.values : nullptr;
   for (int r = 0; r < run.rows; ++r) {
     const SeenTokens seen = seen_tokens<S>(run, r, begin, lo, hi);
     float* scores = run.scores + r * kAttentionTile;
-    if (seen.lo < seen.hi) best[r] = mask_scores<S>(scores, first, last, seen.lo, seen.hi, run.job->args.soft_cap);
+    if (seen.lo < seen.hi) best[r] = mask_scores<S>(scores, key_scales, first, last, seen, run.job->args.soft_cap);
   }
   move_maxima<S>(run, best);
   for (int r = 0; r < run.rows; ++r) {
     const SeenTokens seen = seen_tokens<S>(run, r, begin, lo, hi);
     float* scores = run.scores + r * kAttentionTile;
     if (seen.lo < seen.hi) {
-      weigh_scores<S, kDots>(scores, first, last, run.correction[r], run.part + r * run.state + run.padded);
+      float* sums = run.part + r * run.state + run.padded;
+      weigh_scores<S, kDots>(scores, value_scales, first, last, run.correction[r], sums);
     } else {
       for (int g = first; g < last; ++g) store_weights<S, kDots>(scores, g, S::zero());
     }
@@ -250,11 +266,12 @@ void attend_partition(AttentionRun& run, int part) {
   for (int64_t begin = lo / kAttentionTile * kAttentionTile; begin < hi; begin += kAttentionTile) {
     const TileSource source{&kv, blocks, run.task->kv_head, begin},
         next{&kv, blocks, run.task->kv_head, begin + kAttentionTile};
+    if (run.scaled) read_scales<S>(source, next, lo, hi, run.scales);
     if (in_place) {
       attend_tile<S, T>(run, block_tile<T>(source, lo, hi), block_tile<T>(next, lo, hi), begin);
     } else if constexpr (kUsesDots<S, T>) {
       BfPair *keys = reinterpret_cast<BfPair*>(run.keys), *values = reinterpret_cast<BfPair*>(run.values);
-      attend_tile<S, BfPair>(run, paired_tile<S>(source, lo, hi, keys, values), KvTile<BfPair>{}, begin);
+      attend_tile<S, BfPair>(run, paired_tile<S, T>(source, lo, hi, keys, values), KvTile<BfPair>{}, begin);
     } else {
       attend_tile<S, float>(run, copied_tile<S, T>(source, lo, hi, run.keys, run.values), KvTile<float>{}, begin);
     }
@@ -312,25 +329,25 @@ void finish_rows(const AttentionRun& run) {
   }
 }
 
+template <class S, class T>
+void attend_cache(AttentionRun& run) {
+  const AttentionTask& task = *run.task;
+  load_queries<S, T>(run);
+  if (task.partial) run.part = task.partial;
+  for (int part = task.part_begin; part < task.part_end; ++part) {
+    attend_partition<S, T>(run, part);
+    if (!task.partial) merge_partition<S>(run, part, run.part);
+  }
+  if (!task.partial) finish_rows<S>(run);
+}
+
 template <class S>
 void attention_task(const AttentionJob& job, const AttentionTask& task, float* scratch) {
   AttentionRun run;
   begin_run<S>(run, job, task, scratch);
-  if (job.kv.bf16) {
-    load_queries<S, uint16_t>(run);
-  } else {
-    load_queries<S, float>(run);
-  }
-  if (task.partial) run.part = task.partial;
-  for (int part = task.part_begin; part < task.part_end; ++part) {
-    if (job.kv.bf16) {
-      attend_partition<S, uint16_t>(run, part);
-    } else {
-      attend_partition<S, float>(run, part);
-    }
-    if (!task.partial) merge_partition<S>(run, part, run.part);
-  }
-  if (!task.partial) finish_rows<S>(run);
+  if (job.kv.dtype == DType::i8) return attend_cache<S, int8_t>(run);
+  if (job.kv.dtype == DType::bf16) return attend_cache<S, uint16_t>(run);
+  attend_cache<S, float>(run);
 }
 
 template <class S>

@@ -1,5 +1,6 @@
 // Sixty-four consecutive keys and values of one sequence and KV head, as the attention kernels read them: four groups of 16
 // tokens. A tile either points into the KV blocks or, when many query rows share it, holds a float copy in scratch.
+// The numbers of an i8 cache are codes, in copies too: their scales (TileScales) are taken into the scores and the weights.
 #pragma once
 
 #include "backend/cpu/kernels.h"
@@ -57,6 +58,42 @@ template <class T>
     tile.values[token / 16] = cache + source.kv->value_offset(block, source.kv_head, source.offset(token));
   }
   return tile;
+}
+
+/// What the codes of a tile of an i8 cache are multiplied with; 0 for the other tokens of its outermost groups of 16.
+struct TileScales {
+  alignas(64) float keys[kAttentionTile], values[kAttentionTile];
+};
+
+/// Calls body(first token, its key's scale in the cache) for each group of tokens that [lo, hi) reaches into.
+template <class Body>
+[[gnu::always_inline]] inline void for_scales(const TileSource& source, int lo, int hi, Body&& body) {
+  const KvPlace& kv = *source.kv;
+  for (int token = lo / kv.group * kv.group; token < hi; token += kv.group) {
+    body(token, kv.key_scale(source.block(token), source.kv_head, source.offset(token)));
+  }
+}
+
+/// Reads the scales of the tile's share of positions [lo, hi), and fetches those of `next`, the tile behind it.
+template <class S>
+void read_scales(const TileSource& source, const TileSource& next, int64_t lo, int64_t hi, TileScales& scales) {
+  const int begin = source.clip(lo), end = source.clip(hi), group = source.kv->group;
+  const int64_t value_begin = source.kv->value_scale_begin;
+  for_scales(source, begin, end, [&](int token, const char* key) __attribute__((always_inline)) {
+    if (group == 16) {
+      __builtin_memcpy(scales.keys + token, key, 16 * sizeof(float));
+      __builtin_memcpy(scales.values + token, key + value_begin, 16 * sizeof(float));
+    } else {
+      __builtin_memcpy(scales.keys + token, key, group * sizeof(float));
+      __builtin_memcpy(scales.values + token, key + value_begin, group * sizeof(float));
+    }
+  });
+  for (int token = begin / 16 * 16; token < begin; ++token) scales.keys[token] = scales.values[token] = 0;
+  for (int token = end; token < (end + 15) / 16 * 16; ++token) scales.keys[token] = scales.values[token] = 0;
+  for_scales(next, next.clip(lo), next.clip(hi), [&](int, const char* key) __attribute__((always_inline)) {
+    __builtin_prefetch(key);
+    __builtin_prefetch(key + value_begin);
+  });
 }
 
 /// Copies the keys of tokens [lo, hi) to keys[group][head_dim][16]; lanes outside the range keep what they hold or get garbage.

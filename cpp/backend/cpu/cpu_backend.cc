@@ -36,6 +36,8 @@ int thread_count(const CpuOptions& options) {
   return options.num_threads ? options.num_threads : usable_cores();
 }
 
+bool holds_kv(DType dtype) { return dtype == DType::bf16 || dtype == DType::f32 || dtype == DType::i8; }
+
 [[noreturn]] void throw_out_of_memory(size_t bytes) {
   throw DeviceError(
       str("the machine has no room for ", bytes, " bytes; ", read_memory().available_bytes, " bytes are available"));
@@ -244,18 +246,14 @@ void CpuBackend::feed_tokens(int32_t* ids, const int32_t* sources, int64_t n) {
 namespace pagoda {
 
 const BackendTraits& cpu_traits() {
-  static const BackendTraits traits{"cpu",
-                                    DType::f32,
-                                    1,
-                                    false,
-                                    1,
-                                    true,
-                                    [](DType dtype) { return dtype == DType::bf16 || dtype == DType::f32; },
-                                    cpu::packed_bytes,
-                                    cpu::linear_workspace,
-                                    cpu::grouped_linear_workspace,
-                                    cpu::attention_workspace,
-                                    cpu::own_scratch};
+  static const BackendTraits traits{.name = "cpu",
+                                    .attends_by_position = true,
+                                    .holds_kv = cpu::holds_kv,
+                                    .packed_bytes = cpu::packed_bytes,
+                                    .linear_workspace = cpu::linear_workspace,
+                                    .grouped_linear_workspace = cpu::grouped_linear_workspace,
+                                    .attention_workspace = cpu::attention_workspace,
+                                    .own_scratch = cpu::own_scratch};
   return traits;
 }
 

@@ -31,6 +31,47 @@ template <class S, class T>
   });
 }
 
+/// The scale of an i8 vector: its largest magnitude / 127, or NaN if it holds an infinity or a NaN.
+template <class S>
+[[gnu::always_inline]] inline float code_scale(const float* x, int head_dim) {
+  using V = typename S::Vec;
+  V largest = S::zero(), poison = S::zero();
+  for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+    const V value = load_some<S>(x + d, lanes);
+    largest = S::max(S::max(value, S::sub(S::zero(), value)), largest);
+    poison = S::fma(value, S::zero(), poison);
+  });
+  return S::max_lane(largest) / 127.0f + S::sum(poison);
+}
+
+/// codes[head_dim] = x / scale, to be rounded; 0 where the scale is 0 or NaN.
+template <class S>
+[[gnu::always_inline]] inline void scale_to_codes(float* codes, const float* x, float scale, int head_dim) {
+  using V = typename S::Vec;
+  const V divisor = S::set(scale), end = S::set(127.0f), begin = S::set(-127.0f);
+  const bool holds = scale > 0;
+  for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+    const V code = holds ? S::div(load_some<S>(x + d, lanes), divisor) : S::zero();
+    store_some<S>(codes + d, S::min(S::max(code, begin), end), lanes);  // a scale that underflows is too small
+  });
+}
+
+/// As store_head, of an i8 cache, with the scales.
+template <class S>
+[[gnu::always_inline]] inline void store_codes(const KvPlace& kv, int64_t block, int head, int offset, const float* k,
+                                               const float* v) {
+  const float scales[2] = {code_scale<S>(k, kv.head_dim), code_scale<S>(v, kv.head_dim)};
+  float codes[2][kAttentionMaxHeadDim];
+  scale_to_codes<S>(codes[0], k, scales[0], kv.head_dim);
+  scale_to_codes<S>(codes[1], v, scales[1], kv.head_dim);
+  int8_t* cache = reinterpret_cast<int8_t*>(kv.data);
+  store_head<S>(cache + kv.key_offset(block, head, offset), cache + kv.value_offset(block, head, offset), codes[0], codes[1],
+                kv.head_dim, kv.group);
+  char* to = kv.key_scale(block, head, offset);
+  __builtin_memcpy(to, &scales[0], sizeof(float));
+  __builtin_memcpy(to + kv.value_scale_begin, &scales[1], sizeof(float));
+}
+
 template <class S, class T>
 [[gnu::always_inline]] inline void store_token(const RopeStoreJob& job, const float* k, int32_t slot) {
   const int head_dim = job.args.head_dim;
@@ -39,8 +80,13 @@ template <class S, class T>
   const int64_t block = slot >> job.kv.block_shift;
   const int offset = slot & (job.kv.block_size - 1);
   for (int h = 0; h < job.args.kv_heads; ++h) {
-    store_head<S>(cache + job.kv.key_offset(block, h, offset), cache + job.kv.value_offset(block, h, offset),
-                  k + static_cast<int64_t>(h) * head_dim, v + static_cast<int64_t>(h) * head_dim, head_dim, job.kv.group);
+    const float *key = k + static_cast<int64_t>(h) * head_dim, *value = v + static_cast<int64_t>(h) * head_dim;
+    if constexpr (sizeof(T) == sizeof(int8_t)) {
+      store_codes<S>(job.kv, block, h, offset, key, value);
+    } else {
+      store_head<S>(cache + job.kv.key_offset(block, h, offset), cache + job.kv.value_offset(block, h, offset), key, value,
+                    head_dim, job.kv.group);
+    }
   }
 }
 
@@ -60,7 +106,8 @@ void rope_store_token(const RopeStoreJob& job, int64_t t) {
   }
   if (job.slots[t] < 0) return;
   const float* k = row + static_cast<int64_t>(args.num_heads) * args.head_dim;
-  if (job.kv.bf16) return store_token<S, uint16_t>(job, k, job.slots[t]);
+  if (job.kv.dtype == DType::i8) return store_token<S, int8_t>(job, k, job.slots[t]);
+  if (job.kv.dtype == DType::bf16) return store_token<S, uint16_t>(job, k, job.slots[t]);
   store_token<S, float>(job, k, job.slots[t]);
 }
 

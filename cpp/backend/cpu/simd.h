@@ -2,12 +2,13 @@
 // built on them. Kernels are written once over S; with S = Avx2 and S = Avx512 they give the same bits.
 //
 // S::kDots says whether S also has Pairs, two bf16 numbers in each lane, and dot (c + a.second * b.second + a.first * b.first);
-// load_pairs, store_pairs, set_pair; interleave and interleave_some, which pair two rows of numbers, a null row being zeros.
+// load_pairs, store_pairs, set_pair; interleave and interleave_some, which pair two rows of bf16 bits or of int8_t (exact), a
+// null row being zeros.
 //
-// S provides: zero, set, iota; load, load_n (first n lanes, the others 0), store, store_n, each for float and for bf16 bits
-// (uint16_t); add, sub, mul, div, fma (a * b + c); min, max (the second operand when one is NaN); less -> Mask, select(mask,
-// if_set, if_clear); shift_to_exponent (bits << 23); first_lane; sum and max_lane, which halve: lanes i and i + 8, then i and i
-// + 4, i + 2, i + 1.
+// S provides: zero, set, iota; load, load_n (first n lanes, the others 0), store, store_n, each for float, for bf16 bits
+// (uint16_t) and for int8_t (stored rounded to nearest even; lanes must lie in [-128, 127]); add, sub, mul, div, fma (a * b +
+// c); min, max (the second operand when one is NaN); less -> Mask, select(mask, if_set, if_clear); shift_to_exponent (bits <<
+// 23); first_lane; sum and max_lane, which halve: lanes i and i + 8, then i and i + 4, i + 2, i + 1.
 //
 // Kernel code calls nothing but S and templates over S, and S is in an anonymous namespace: a function with external linkage
 // could be emitted with AVX instructions here and then be linked into code that runs on every processor.

@@ -38,6 +38,15 @@ struct Avx2 {
     for (int i = 0; i < n; ++i) lanes[i] = p[i];
     return load(lanes);
   }
+  [[gnu::always_inline]] static inline Vec load(const int8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8))))};
+  }
+  [[gnu::always_inline]] static inline Vec load_n(const int8_t* p, int n) {
+    alignas(16) int8_t lanes[16] = {};
+    for (int i = 0; i < n; ++i) lanes[i] = p[i];
+    return load(lanes);
+  }
 
   [[gnu::always_inline]] static inline void store(float* p, Vec a) {
     _mm256_storeu_ps(p, a.lo);
@@ -53,6 +62,17 @@ struct Avx2 {
   }
   [[gnu::always_inline]] static inline void store_n(uint16_t* p, Vec a, int n) {
     alignas(32) uint16_t lanes[16];
+    store(lanes, a);
+    for (int i = 0; i < n; ++i) p[i] = lanes[i];
+  }
+  [[gnu::always_inline]] static inline void store(int8_t* p, Vec a) {
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));  // lanes 0-3 8-11 4-7 12-15
+    const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+  }
+  [[gnu::always_inline]] static inline void store_n(int8_t* p, Vec a, int n) {
+    alignas(16) int8_t lanes[16];
     store(lanes, a);
     for (int i = 0; i < n; ++i) p[i] = lanes[i];
   }

@@ -30,6 +30,10 @@ struct Avx512 {
   [[gnu::always_inline]] static inline Vec load_n(const uint16_t* p, int n) {
     return widen(_mm256_maskz_loadu_epi16(first(n), p));
   }
+  [[gnu::always_inline]] static inline Vec load(const int8_t* p) {
+    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  [[gnu::always_inline]] static inline Vec load_n(const int8_t* p, int n) { return widen(_mm_maskz_loadu_epi8(first(n), p)); }
 
   [[gnu::always_inline]] static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
   [[gnu::always_inline]] static inline void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
@@ -38,6 +42,12 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static inline void store_n(uint16_t* p, Vec a, int n) {
     _mm256_mask_storeu_epi16(p, first(n), narrow(a));
+  }
+  [[gnu::always_inline]] static inline void store(int8_t* p, Vec a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+  }
+  [[gnu::always_inline]] static inline void store_n(int8_t* p, Vec a, int n) {
+    _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
   }
 
   [[gnu::always_inline]] static inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -65,6 +75,12 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static inline Pairs interleave_some(const uint16_t* a, const uint16_t* b, int n) {
     return interleave(_mm256_maskz_loadu_epi16(a ? first(n) : 0, a), _mm256_maskz_loadu_epi16(b ? first(n) : 0, b));
+  }
+  [[gnu::always_inline]] static inline Pairs interleave(const int8_t* a, const int8_t* b) {
+    return interleave(load(a), load(b));
+  }
+  [[gnu::always_inline]] static inline Pairs interleave_some(const int8_t* a, const int8_t* b, int n) {
+    return interleave(a ? load_n(a, n) : zero(), b ? load_n(b, n) : zero());
   }
   [[gnu::always_inline]] static inline void store_pairs(void* p, Pairs a, int n) {
     _mm512_mask_storeu_epi32(p, first(n), reinterpret_cast<__m512i>(a));
@@ -95,10 +111,15 @@ struct Avx512 {
   [[gnu::always_inline]] static inline Pairs interleave(__m256i a, __m256i b) {
     return pairs(_mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16)));
   }
+  /// Of numbers that bf16 holds exactly.
+  [[gnu::always_inline]] static inline Pairs interleave(Vec a, Vec b) {
+    return pairs(_mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(_mm512_castps_si512(a), 16), _mm512_castps_si512(b)));
+  }
   [[gnu::always_inline]] static inline Mask first(int n) { return static_cast<Mask>((1u << n) - 1u); }
   [[gnu::always_inline]] static inline Vec widen(__m256i bits) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
+  [[gnu::always_inline]] static inline Vec widen(__m128i codes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)); }
   // In integers, because vcvtneps2bf16 flushes subnormals and AVX2 could not give the same bits.
   [[gnu::always_inline]] static inline __m256i narrow(Vec a) {
     const __m512i bits = _mm512_castps_si512(a);

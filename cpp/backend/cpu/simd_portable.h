@@ -43,6 +43,12 @@ struct Portable {
   static Vec load_n(const uint16_t* p, int n) {
     return map([=](int i) { return i < n ? bf16_to_float(p[i]) : 0.0f; });
   }
+  static Vec load(const int8_t* p) {
+    return map([=](int i) { return static_cast<float>(p[i]); });
+  }
+  static Vec load_n(const int8_t* p, int n) {
+    return map([=](int i) { return i < n ? static_cast<float>(p[i]) : 0.0f; });
+  }
 
   static void store(float* p, Vec a) { store_n(p, a, 16); }
   static void store_n(float* p, Vec a, int n) {
@@ -51,6 +57,11 @@ struct Portable {
   static void store(uint16_t* p, Vec a) { store_n(p, a, 16); }
   static void store_n(uint16_t* p, Vec a, int n) {
     for (int i = 0; i < n; ++i) p[i] = float_to_bf16(a.v[i]);
+  }
+  static void store(int8_t* p, Vec a) { store_n(p, a, 16); }
+  /// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+  static void store_n(int8_t* p, Vec a, int n) {
+    for (int i = 0; i < n; ++i) p[i] = static_cast<int8_t>(std::bit_cast<uint32_t>(a.v[i] + 12582912.0f) & 0xffu);
   }
 
   static Vec add(Vec a, Vec b) {
