@@ -71,6 +71,7 @@ class Ops {
   /// The different kinds of products asked for so far, each with the most tokens; kept in dry runs only.
   const std::vector<LinearUse>& linear_uses() const { return linear_uses_; }
 
+  /// Of the backend, also in a dry run.
   const BackendTraits& traits() const { return traits_; }
   Arena& arena() { return arena_; }
   bool dry() const { return backend_ == nullptr; }

@@ -31,8 +31,10 @@ class Decoder final : public Model {
     Batch batch;
   };
 
-  /// Whether the last layer goes on with the rows that need logits alone, once all keys and values are stored.
+  /// Whether the last layer goes on with the rows that need logits alone, once all keys and values are stored: where they are
+  /// at most half of all, or the copies would take more memory than they save (memory_plan.cc measures both).
   static bool selects_rows(const Batch& batch, const Ops& ops);
+  /// Uninitialised, R rows.
   Rows room_for_logit_rows(const Batch& batch, Ops& ops) const;
   /// From `from` to `to`, which is the same or room for its logit rows.
   void run_layer(int layer, const Rows& from, const Rows& to, KvCache& kv, Ops& ops);

@@ -149,7 +149,8 @@ StepNeeds measure_step(Model& model, const BackendTraits& traits, const MemoryRe
   }
   {
     const Arena::Scope step(arena);
-    batch.num_logit_rows = std::min(batch.num_logit_rows, batch.num_tokens / 2);  // Decoder::forward selects rows: it copies
+    // Where the last layer goes on with the rows that need logits, which takes copies: as many as it ever does that with.
+    batch.num_logit_rows = std::min(batch.num_logit_rows, batch.num_tokens / 2);
     model.forward(batch, kv, ops);
   }
   Ops embedding_ops(traits, nullptr, arena);

@@ -232,6 +232,7 @@ TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
   expect_shape_error("logits", "bf16[5, 32]", [&] { ops.logits(half, weight); });
   expect_shape_error("embed", "weight[0, 0]", [&] { ops.embed(Weight{}, nullptr, 3); });
   expect_shape_error("gather_rows", "f32[5, 31]", [&] { ops.gather_rows(x, nullptr, -1); });
+  expect_shape_error("gather_rows", "f32[5, 32]", [&] { ops.gather_rows_into(y, x, nullptr); });
   expect_shape_error("gated_activation", "f32[5, 31]", [&] { ops.gated_activation(x, Activation::silu); });
   expect_shape_error("gated_linear", "weight[8, 32]", [&] { ops.gated_linear(x, weight, nullptr, Activation::silu); });
   weight.rows = 7;

@@ -15,6 +15,7 @@
 
 #include "backend/cpu/linear.h"
 #include "core/dtype.h"
+#include "emulation/emulated_vnni.h"
 #include "io/dequantise.h"
 
 namespace pagoda::cpu {
@@ -33,11 +34,6 @@ inline std::vector<Isa> isas() {
   return supported;
 }
 
-#if defined(__x86_64__)
-/// linear_avx2_vnni.cc with its one instruction in terms of AVX2: the kernels that a CPU without AVX-VNNI can test.
-const LinearKernels& linear_kernels_avx2_vnni_emulated();
-#endif
-
 constexpr InputPrecision kPrecisions[] = {InputPrecision::int8, InputPrecision::mixed, InputPrecision::int16};
 
 /// Calls body(kernels) for every instruction set of the machine, and AVX-VNNI's in any case, and every precision of the input.
@@ -54,7 +50,7 @@ void for_each_kernels(const Body& body) {
   if (!isa_supported(Isa::avx2)) return;
   for (const InputPrecision precision : kPrecisions) {
     SCOPED_TRACE("emulated avx2_vnni, precision " + std::to_string(static_cast<int>(precision)));
-    LinearKernels kernels = linear_kernels_avx2_vnni_emulated();
+    LinearKernels kernels = emulated_vnni_kernels();
     kernels.precision = precision;
     body(kernels);
   }

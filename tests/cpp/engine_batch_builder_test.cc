@@ -139,6 +139,19 @@ TEST(BatchBuilder, lays_out_a_decoding_sequence_and_a_chunk) {
   EXPECT_EQ(f.builder.samples().rows[0].counter, 6u);
 }
 
+TEST(BatchBuilder, picks_the_rows_that_need_logits_out_of_all) {
+  Fixture f;
+  Sequence* chunk = f.add(sim::make_request("a", {20, 21, 22, 23, 24, 25, 26, 27, 28}, 5), {1, 0, 2});
+  Sequence* whole = f.add(sim::make_request("b", {10, 11, 12}, 5), {7});
+  Sequence* decoding = f.add(sim::make_request("c", {10, 11, 12, 13, 14, 15}, 5), {5, 3});
+  f.builder.build(plan_of({{chunk, 3, 8, 3, 3, false}, {whole, 0, 3, 0, 0, true}, {decoding, 5, 6, 5, 5, true}}));
+  const Batch rows = f.builder.batch_at(f.builder.host().data()).logits_only();
+  EXPECT_EQ(rows.num_tokens, 2);
+  EXPECT_EQ(array(rows.positions, 2), (Ints{2, 5}));
+  EXPECT_EQ(array(rows.query_start, 4), (Ints{0, 0, 1, 2}));
+  EXPECT_EQ(array(rows.kv_len, 3), (Ints{8, 3, 6}));
+}
+
 TEST(BatchBuilder, prompt_logprob_rows_name_the_token_that_follows) {
   Fixture f;
   Request request = sim::make_request("a", {10, 11, 12}, 5);

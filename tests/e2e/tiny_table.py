@@ -27,7 +27,6 @@ EQUATIONS: list[str] = [name for family in FAMILIES for name in family.equations
 assert len(DIRECTORIES) == sum(len(family.directories) for family in FAMILIES), "two families share a name"
 assert len(GGUFS) == sum(len(family.ggufs) for family in FAMILIES), "two families share a name"
 
-# Instruction sets from the simplest on, the machine's own last.
-ISAS = list(
-    dict.fromkeys(["portable", *(["avx2"] if system_info()["isa"] != "portable" else []), system_info()["isa"]])
-)
+# Instruction sets from the simplest on, the machine's own last; one that has any but portable has avx2.
+_OWN = system_info()["isa"]
+ISAS = ["portable"] if _OWN == "portable" else list(dict.fromkeys(["portable", "avx2", _OWN]))

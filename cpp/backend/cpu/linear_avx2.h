@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/linear_table.h"
+#include "backend/cpu/linear_x86.h"
 
 namespace pagoda::cpu {
 namespace {
@@ -156,21 +157,10 @@ struct Avx2 {
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_srli_si128(e, 8)), 23))};
   }
 
-  struct Pair {
-    Floats first, second;
-  };
-  /// The first and second bytes of 16 pairs as f16 numbers: 2^-8 of their value, with the same bits for NaN only.
-  static Pair load_e4m3_pairs(const std::byte* from) {
-    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    return {widen_e4m3(_mm256_slli_epi16(pairs, 8)), widen_e4m3(pairs)};
-  }
-  /// Of the upper byte of each lane.
-  static Floats widen_e4m3(__m256i codes) {
-    const __m256i halves = _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
-    const __m256i carry = _mm256_add_epi16(halves, _mm256_set1_epi16(0x80));  // into the top exponent bit for NaN alone
-    const __m256i bits = _mm256_or_si256(halves, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000)));
+  static Floats widen_halves(__m256i bits) {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), _mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1))};
   }
+  static auto load_e4m3_pairs(const std::byte* from) { return widen_e4m3_pairs<Avx2>(from); }
 
   static BlockSize measure(const float* x) { return measure_plainly<Avx2>(x); }
   static int find(const float* x, uint32_t magnitude) { return find_plainly<Avx2>(x, magnitude); }

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "backend/cpu/linear_table.h"
+#include "backend/cpu/linear_x86.h"
 
 namespace pagoda::cpu {
 namespace {
@@ -16,6 +17,7 @@ struct Avx512 {
   static constexpr bool kHasPairs = true;
   static constexpr bool kRoundsToBf16 = true;
   using Floats = __m512;
+  using Ints = __m512i;
 
   static __mmask16 mask(int width) { return static_cast<__mmask16>((1u << width) - 1u); }
 
@@ -66,16 +68,11 @@ struct Avx512 {
     return codes;
   }
 
-  /// Unsigned codes of any width: nothing can overflow.
+  static Ints repeat(int32_t value) { return _mm512_set1_epi32(value); }
+  static Ints dot(Ints sum, Ints w, Ints x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
   template <int kBits>
-  struct Sums {
-    static constexpr int kFold = 8;
-    __m512i sum;
-    void start(int32_t offset) { sum = _mm512_set1_epi32(offset); }
-    void add(__m512i w, __m512i x) { sum = _mm512_dpbusd_epi32(sum, w, x); }
-    void fold() {}
-    Floats finish(int32_t /*offset, there from the start*/) const { return _mm512_cvtepi32_ps(sum); }
-  };
+  using Sums = DotSums<Avx512>;
 
   static __m512i load_u8(const std::byte* from) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -93,20 +90,8 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_subs_epu8(e, _mm_set1_epi8(1))), 23));
   }
 
-  struct Pair {
-    Floats first, second;
-  };
-  /// The first and second bytes of 16 pairs as f16 numbers: 2^-8 of their value, with the same bits for NaN only.
-  static Pair load_e4m3_pairs(const std::byte* from) {
-    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    return {widen_e4m3(_mm256_slli_epi16(pairs, 8)), widen_e4m3(pairs)};
-  }
-  /// Of the upper byte of each lane.
-  static Floats widen_e4m3(__m256i codes) {
-    const __m256i halves = _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
-    const __m256i carry = _mm256_add_epi16(halves, _mm256_set1_epi16(0x80));  // into the top exponent bit for NaN alone
-    return _mm512_cvtph_ps(_mm256_or_si256(halves, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000))));
-  }
+  static Floats widen_halves(__m256i bits) { return _mm512_cvtph_ps(bits); }
+  static auto load_e4m3_pairs(const std::byte* from) { return widen_e4m3_pairs<Avx512>(from); }
 
   static __m256i add_halves(__m512i v) { return _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1)); }
   /// Of lanes i and i + 8, then i and i + 4, i + 2, i + 1.
