@@ -52,7 +52,7 @@ test-cpp: build-tests  ## C++ tests
 
 test-cuda: build-tests $(VENV)/package.stamp $(VENV)/test.stamp  ## CUDA kernels and engine, emulated on the CPU
 	@echo "== running the CUDA tests under emulation" && tools/run_ctest.sh build/tests $(JOBS) -L cuda-emu
-	@$(PYTEST) tests/cuda_engine $(ARGS)
+	@$(PYTEST) --dist worksteal tests/cuda_engine $(ARGS)
 
 test-python: $(VENV)/package.stamp $(VENV)/test.stamp  ## Python and end-to-end tests
 	@echo "== running the Python tests" && $(PYTEST) $(ARGS)

@@ -5,6 +5,18 @@ else()
   set(PAGODA_X86_64 OFF)
 endif()
 
+# pagoda_unite(<target>): compiles its sources eight at a time, as half of the work is to read what all of them include. Left to
+# themselves are those with flags of their own, those that take long, the model families, which name their parts alike, and
+# no_cuda.cc, which a linker must be able to leave out.
+function(pagoda_unite target)
+  if(PAGODA_UNITY)
+    get_target_property(alone ${target} SOURCES)
+    list(FILTER alone INCLUDE REGEX "_portable\\.cc$|/model/arch/|/no_cuda\\.cc$")
+    set_source_files_properties(${alone} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+  endif()
+endfunction()
+
 # pagoda_folder(<name> <folders> <linked targets...>): the library pagoda_<name> of all *.cc in <folders>.
 # A folder of headers only becomes an INTERFACE library, so that its users need not know.
 function(pagoda_folder name folders)
@@ -15,6 +27,7 @@ function(pagoda_folder name folders)
   endif()
   if(sources)
     add_library(pagoda_${name} STATIC ${sources})
+    pagoda_unite(pagoda_${name})
     set(scope PUBLIC)
   else()
     add_library(pagoda_${name} INTERFACE)

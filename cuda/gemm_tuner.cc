@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kOwnOrder = -1;
 constexpr int kNoOrder = -2;
-constexpr size_t kMaxCopies = 128;
+constexpr size_t kMostCopies = 128;
 constexpr uint32_t kWeightSeed = 1;
 constexpr uint32_t kInputSeed = 2;
 
@@ -73,7 +73,7 @@ GemmTuner::~GemmTuner() {
 
 /// So many that a run finds nothing of its weight in the cache when it is its turn again.
 int GemmTuner::num_copies(const GemmShape& shape) const {
-  return static_cast<int>(std::clamp<size_t>(4 * cache_bytes_ / copy_bytes(shape) + 1, 1, kMaxCopies));
+  return static_cast<int>(std::clamp<size_t>(4 * cache_bytes_ / copy_bytes(shape) + 1, 1, kMostCopies));
 }
 
 GemmOperands GemmTuner::operands(const GemmShape& shape, int64_t num_tokens, int64_t first_row, int run) const {

@@ -42,6 +42,9 @@ enum class WeightFormat : uint8_t {
 
 constexpr int kNumWeightFormats = 19;
 
+/// Values in a block of every format that has blocks, but for those of 256.
+constexpr int kBlockValues = 32;
+
 struct WeightFormatInfo {
   const char* name;
   int block_values;    ///< values in one block; 1 for plain floats

@@ -20,7 +20,7 @@
 namespace pagoda {
 namespace {
 
-constexpr int kBlock = 256;
+constexpr int kSuperBlockValues = 256;
 
 unsigned byte_at(const std::byte* bytes, int i) { return static_cast<unsigned>(bytes[i]); }
 
@@ -110,7 +110,7 @@ void decode_q6_k(const std::byte* block, float* out) {
   const std::byte* high = block + 128;
   const std::byte* scales = block + 192;
   const float d = load_f16(block + 208);
-  for (int i = 0; i < kBlock; ++i) {
+  for (int i = 0; i < kSuperBlockValues; ++i) {
     const float scale = d * static_cast<float>(static_cast<int8_t>(scales[i / 16]));
     out[i] = scale * static_cast<float>((nibble<64>(block, i) | two_bits(high, i) << 4) - 32);
   }

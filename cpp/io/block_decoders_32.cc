@@ -6,21 +6,20 @@
 //   mxfp4:  uint8 e, 16 nibble bytes:                 2^(e - 128) * kMxfp4Values[n[i]]
 #include <cstdint>
 
+#include "core/weight_format.h"
 #include "io/block_decoders.h"
 #include "io/code_values.h"
 
 namespace pagoda {
 namespace {
 
-constexpr int kBlock = 32;
-
 /// Calls `write(i, nibble)` for the 32 nibbles of 16 bytes: low halves first, then high halves.
 template <class Write>
 void each_nibble(const std::byte* nibbles, const Write& write) {
-  for (int i = 0; i < kBlock / 2; ++i) {
+  for (int i = 0; i < kBlockValues / 2; ++i) {
     const auto byte = static_cast<unsigned>(nibbles[i]);
     write(i, static_cast<int>(byte & 15));
-    write(i + kBlock / 2, static_cast<int>(byte >> 4));
+    write(i + kBlockValues / 2, static_cast<int>(byte >> 4));
   }
 }
 
@@ -31,7 +30,7 @@ int fifth_bit(uint32_t bits, int i) { return static_cast<int>(bits >> i & 1) << 
 
 void decode_q8_0(const std::byte* block, float* out) {
   const float scale = load_f16(block);
-  for (int i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(block[2 + i]));
+  for (int i = 0; i < kBlockValues; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(block[2 + i]));
 }
 
 void decode_q4_0(const std::byte* block, float* out) {
@@ -69,12 +68,12 @@ void decode_mxfp4(const std::byte* block, float* out) {
 
 void decode_f8_e4m3(const std::byte* block, float* out) {
   const auto scale = load_bytes<float>(block);
-  for (int i = 0; i < kBlock; ++i) out[i] = scale * e4m3_to_float(static_cast<uint8_t>(block[4 + i]));
+  for (int i = 0; i < kBlockValues; ++i) out[i] = scale * e4m3_to_float(static_cast<uint8_t>(block[4 + i]));
 }
 
 void decode_int8(const std::byte* block, float* out) {
   const auto scale = load_bytes<float>(block);
-  for (int i = 0; i < kBlock; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(block[4 + i]));
+  for (int i = 0; i < kBlockValues; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(block[4 + i]));
 }
 
 void decode_int4(const std::byte* block, float* out) {

@@ -9,12 +9,12 @@
 
 #include "core/check.h"
 #include "core/dtype.h"
+#include "core/weight_format.h"
 #include "io/code_values.h"
 
 namespace pagoda {
 namespace {
 
-constexpr int kBlock = 32;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 template <class T>
@@ -26,14 +26,14 @@ void store_f16(std::byte* to, float value) { store(to, float_to_f16(value)); }
 
 float largest_magnitude(const float* x) {
   float most = 0;
-  for (int i = 0; i < kBlock; ++i) most = std::max(most, std::abs(x[i]));
+  for (int i = 0; i < kBlockValues; ++i) most = std::max(most, std::abs(x[i]));
   return most;
 }
 
 /// The first value of the largest magnitude, with its sign.
 float extreme(const float* x) {
   float most = x[0];
-  for (int i = 1; i < kBlock; ++i) {
+  for (int i = 1; i < kBlockValues; ++i) {
     if (std::abs(x[i]) > std::abs(most)) most = x[i];
   }
   return most;
@@ -58,14 +58,14 @@ int rounded(float value) {
 
 /// Low halves of the bytes take codes 0 to 15 of the block, high halves the others; only the low 4 bits of a code count.
 void store_nibbles(std::byte* to, const int* codes) {
-  for (int i = 0; i < kBlock / 2; ++i) {
-    to[i] = static_cast<std::byte>((codes[i] & 15) | (codes[i + kBlock / 2] & 15) << 4);
+  for (int i = 0; i < kBlockValues / 2; ++i) {
+    to[i] = static_cast<std::byte>((codes[i] & 15) | (codes[i + kBlockValues / 2] & 15) << 4);
   }
 }
 
 void store_fifth_bits(std::byte* to, const int* codes) {
   uint32_t bits = 0;
-  for (int i = 0; i < kBlock; ++i) bits |= static_cast<uint32_t>(codes[i] >> 4 & 1) << i;
+  for (int i = 0; i < kBlockValues; ++i) bits |= static_cast<uint32_t>(codes[i] >> 4 & 1) << i;
   store(to, bits);
 }
 
@@ -73,7 +73,7 @@ void store_fifth_bits(std::byte* to, const int* codes) {
 float encode_bytes(const float* x, std::byte* codes) {
   const float scale = largest_magnitude(x) / 127;
   const float factor = inverse(scale);
-  for (int i = 0; i < kBlock; ++i) codes[i] = static_cast<std::byte>(rounded(x[i] * factor));
+  for (int i = 0; i < kBlockValues; ++i) codes[i] = static_cast<std::byte>(rounded(x[i] * factor));
   return scale;
 }
 
@@ -81,7 +81,7 @@ float encode_bytes(const float* x, std::byte* codes) {
 float encode_centred(const float* x, int middle, int* codes) {
   const float scale = extreme(x) / static_cast<float>(-middle);
   const float factor = inverse(scale);
-  for (int i = 0; i < kBlock; ++i) {
+  for (int i = 0; i < kBlockValues; ++i) {
     codes[i] = truncated(x[i] * factor + (static_cast<float>(middle) + 0.5f), 2 * middle - 1);
   }
   return scale;
@@ -91,21 +91,21 @@ float encode_centred(const float* x, int middle, int* codes) {
 float encode_from(const float* x, float minimum, float maximum, int most, int* codes) {
   const float scale = (maximum - minimum) / static_cast<float>(most);
   const float factor = inverse(scale);
-  for (int i = 0; i < kBlock; ++i) codes[i] = truncated((x[i] - minimum) * factor + 0.5f, most);
+  for (int i = 0; i < kBlockValues; ++i) codes[i] = truncated((x[i] - minimum) * factor + 0.5f, most);
   return scale;
 }
 
 void encode_f8_e4m3(const float* x, std::byte* out) {
   const float scale = largest_magnitude(x) / kMaxE4m3;
   store(out, scale);
-  for (int i = 0; i < kBlock; ++i) out[4 + i] = static_cast<std::byte>(scale > 0 ? float_to_e4m3(x[i] / scale) : 0);
+  for (int i = 0; i < kBlockValues; ++i) out[4 + i] = static_cast<std::byte>(scale > 0 ? float_to_e4m3(x[i] / scale) : 0);
 }
 
 void encode_int4(const float* x, float smallest, float largest, std::byte* out) {
   const float scale = (std::max(largest, 0.0f) - std::min(smallest, 0.0f)) / 15;
   const int zero = scale > 0 ? rounded(-std::min(smallest, 0.0f) / scale) : 0;
-  int codes[kBlock] = {};
-  for (int i = 0; i < kBlock && scale > 0; ++i) {
+  int codes[kBlockValues] = {};
+  for (int i = 0; i < kBlockValues && scale > 0; ++i) {
     codes[i] = std::clamp(rounded(x[i] / scale) + zero, 0, 15);
   }
   store(out, scale);
@@ -127,7 +127,7 @@ void encode_nan(WeightFormat format, std::byte* out) {
 
 /// `x` is finite, and so is its range.
 void encode_block(WeightFormat format, const float* x, float smallest, float largest, std::byte* out) {
-  int codes[kBlock];
+  int codes[kBlockValues];
   switch (format) {
     case WeightFormat::q8_0:
       return store_f16(out, encode_bytes(x, out + 2));
@@ -161,7 +161,7 @@ void encode_block(WeightFormat format, const float* x, float smallest, float lar
 void quantise_block(WeightFormat format, const float* x, std::byte* out) {
   float smallest = x[0], largest = x[0];
   bool finite = true;
-  for (int i = 0; i < kBlock; ++i) {
+  for (int i = 0; i < kBlockValues; ++i) {
     smallest = std::min(smallest, x[i]);
     largest = std::max(largest, x[i]);
     finite = finite && std::isfinite(x[i]);
@@ -221,7 +221,8 @@ void quantise_row(WeightFormat format, const float* values, int64_t cols, std::b
     case WeightFormat::bf16:
       return quantise_plain(values, cols, out, float_to_bf16);
     default:
-      for (int64_t i = 0; i < cols; i += kBlock, values += kBlock, out += block_bytes) quantise_block(format, values, out);
+      for (int64_t i = 0; i < cols; i += kBlockValues, values += kBlockValues, out += block_bytes)
+        quantise_block(format, values, out);
   }
 }
 

@@ -6,14 +6,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/weight_format.h"
 #include "model/quantisation_fields.h"
 
 namespace pagoda {
-namespace {
-
-constexpr int64_t kBlock = 32;
-
-}  // namespace
 
 std::vector<TensorShape> scalar_shapes() { return {{}, {1}, {1, 1}}; }
 
@@ -22,7 +18,7 @@ std::vector<TensorShape> row_scale_shapes(int64_t rows) { return {{rows}, {rows,
 WeightPart f8_part(const WeightSource& source, const std::string& name, const TensorBytes& weights, const ScaleTable& scales,
                    int64_t cols_per_scale) {
   const int64_t rows = weights.shape[0], cols = weights.shape[1];
-  const bool fits = cols % kBlock == 0 && (cols_per_scale % kBlock == 0 || cols_per_scale >= cols);
+  const bool fits = cols % kBlockValues == 0 && (cols_per_scale % kBlockValues == 0 || cols_per_scale >= cols);
   require(fits, source.describe(), ": tensor ", name,
           ": 8-bit floats are supported with columns and blocks of multiples of 32, got ", cols, " columns and ",
           cols_per_scale, " to a scale");
@@ -33,11 +29,11 @@ WeightPart f8_part(const WeightSource& source, const std::string& name, const Te
   part.one_scale_per_row = cols_per_scale >= cols;
   part.read = [data = weights.data, cols, scales, cols_per_scale](int64_t row, std::byte* out) {
     const std::byte* values = data + row * cols;
-    for (int64_t k = 0; k < cols; k += kBlock) {
+    for (int64_t k = 0; k < cols; k += kBlockValues) {
       const float scale = scales.at(row, k / cols_per_scale);
       std::memcpy(out, &scale, sizeof scale);
-      std::memcpy(out + sizeof scale, values + k, kBlock);
-      out += sizeof scale + kBlock;
+      std::memcpy(out + sizeof scale, values + k, kBlockValues);
+      out += sizeof scale + kBlockValues;
     }
   };
   return part;

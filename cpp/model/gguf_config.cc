@@ -11,8 +11,7 @@
 namespace pagoda {
 namespace {
 
-constexpr int64_t kGateSoftmax = 1, kGateSoftmaxChosen = 3;  // expert_gating_func; 0: not said
-constexpr int64_t kNoToken = 0xffffffff;                     // -1 in GGUF's unsigned 32 bits
+constexpr int64_t kNoToken = 0xffffffff;  // -1 in GGUF's unsigned 32 bits
 
 /// A tensor of divisors, one for each pair; empty when there is none of that name.
 std::vector<float> read_divisors(const GgufFile& file, const char* name) {

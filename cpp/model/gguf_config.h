@@ -9,6 +9,9 @@
 
 namespace pagoda {
 
+/// Values of expert_gating_func: softmax over all experts, or over the chosen. 0: the file does not say.
+constexpr int64_t kGateSoftmax = 1, kGateSoftmaxChosen = 3;
+
 /// A file's metadata under its architecture's name: key "block_count" of a llama is "llama.block_count". Getters throw
 /// InvalidArgument naming the full key; without a fallback also when it is absent.
 struct GgufKeys {

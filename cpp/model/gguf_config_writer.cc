@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "core/check.h"
+#include "model/gguf_config.h"
 #include "model/registry.h"
 #include "model/rope_table.h"
 
 namespace pagoda {
 namespace {
 
-constexpr int64_t kGateSoftmaxChosen = 3;  // of expert_gating_func
 constexpr const char* kEndKeys[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                                     "tokenizer.ggml.eom_token_id"};
 

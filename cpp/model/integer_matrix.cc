@@ -8,11 +8,10 @@
 
 #include "core/check.h"
 #include "core/dtype.h"
+#include "core/weight_format.h"
 
 namespace pagoda {
 namespace {
-
-constexpr int64_t kBlock = 32;
 
 template <class T>
 std::byte* put(std::byte* out, T value) {
@@ -47,12 +46,12 @@ std::byte* put_nibbles(std::byte* out, const uint8_t* q) {
 }
 
 std::byte* put_bytes(std::byte* out, const uint8_t* q) {
-  for (int64_t i = 0; i < kBlock; ++i) out[i] = static_cast<std::byte>(q[i] ^ 0x80);
-  return out + kBlock;
+  for (int64_t i = 0; i < kBlockValues; ++i) out[i] = static_cast<std::byte>(q[i] ^ 0x80);
+  return out + kBlockValues;
 }
 
 void write_blocks(const IntegerMatrix& m, WeightFormat format, int64_t row, const uint8_t* q, std::byte* out) {
-  for (int64_t k = 0; k < m.cols; k += kBlock) {
+  for (int64_t k = 0; k < m.cols; k += kBlockValues) {
     const int64_t group = m.groups.of(k);
     const float scale = m.scales.at(row, group);
     const bool is_f16 = format == WeightFormat::q4_0 || format == WeightFormat::q8_0;

@@ -2,13 +2,13 @@
 #include "model/mxfp4.h"
 
 #include "core/check.h"
+#include "core/weight_format.h"
 #include "model/quantised_tensors.h"
 
 namespace pagoda {
 namespace {
 
-constexpr int64_t kBlock = 32;
-constexpr int64_t kHalf = kBlock / 2;  // values of half a block, and bytes of a whole one
+constexpr int64_t kHalf = kBlockValues / 2;  // values of half a block, and bytes of a whole one
 
 /// Value `i` of a stored block.
 std::byte nibble(const std::byte* block, int64_t i) {
@@ -21,9 +21,9 @@ std::byte nibble(const std::byte* block, int64_t i) {
 std::optional<WeightPart> Mxfp4::find_in_stack(const WeightSource& source, const std::string& name, StackPlace place,
                                                int64_t rows, int64_t cols) const {
   if (!source.find_bytes(name + "_blocks")) return std::nullopt;
-  require(cols % kBlock == 0, source.describe(), ": tensor ", name, "_blocks: mxfp4 needs columns in multiples of ", kBlock,
-          ", got ", cols);
-  const int64_t blocks = cols / kBlock;
+  require(cols % kBlockValues == 0, source.describe(), ": tensor ", name, "_blocks: mxfp4 needs columns in multiples of ",
+          kBlockValues, ", got ", cols);
+  const int64_t blocks = cols / kBlockValues;
   const TensorBytes values = require_tensor(source, name + "_blocks", {"U8"}, {place.count, rows, blocks, kHalf});
   const TensorBytes scales = require_tensor(source, name + "_scales", {"U8"}, {place.count, rows, blocks});
   WeightPart part;

@@ -10,12 +10,11 @@
 
 #include "core/check.h"
 #include "core/dtype.h"
+#include "core/weight_format.h"
 #include "io/tensor_table.h"
 
 namespace pagoda {
 namespace {
-
-constexpr int64_t kBlock = 32;
 
 template <class T>
 T load(const std::byte* data, int64_t index) {
@@ -107,9 +106,9 @@ ColumnGroups ColumnGroups::read(const WeightSource& source, const std::string& n
 }
 
 bool ColumnGroups::fit_blocks() const {
-  if (cols_ % kBlock != 0) return false;
+  if (cols_ % kBlockValues != 0) return false;
   for (int64_t k = 0; k < cols_; ++k) {
-    if (of(k) != of(k / kBlock * kBlock)) return false;
+    if (of(k) != of(k / kBlockValues * kBlockValues)) return false;
   }
   return true;
 }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "backend/cpu/shares.h"
+
 namespace pagoda::cpu {
 namespace {
 
@@ -18,14 +20,12 @@ struct Tile {
   int64_t cost;                  ///< rows times keys
 };
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int64_t max_tiles(int64_t num_tokens, const AttentionArgs& args) {
   return num_tokens * ceil_div(args.num_heads / args.kv_heads, kAttentionRows);
 }
 
 size_t tile_bytes(int64_t num_tokens, const AttentionArgs& args) {
-  return static_cast<size_t>(ceil_div(max_tiles(num_tokens, args) * static_cast<int64_t>(sizeof(Tile)), 64) * 64);
+  return round_up(static_cast<size_t>(max_tiles(num_tokens, args)) * sizeof(Tile));
 }
 
 Tile make_tile(const AttentionJob& job, int seq, int row_begin, int row_end) {

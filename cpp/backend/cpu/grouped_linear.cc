@@ -5,12 +5,11 @@
 
 #include <algorithm>
 
+#include "backend/cpu/shares.h"
+
 namespace pagoda::cpu {
 namespace {
 
-/// As in linear.cc: elements below which preparing the input stays on the calling thread, and bytes of a block of input rows.
-constexpr int64_t kSerialElements = 8192;
-constexpr size_t kRowBlockBytes = size_t{384} << 10;
 /// A task reads at most so many weight bytes and has about so many multiply-adds; within these bounds each thread gets so many.
 constexpr size_t kTaskBytes = size_t{256} << 10;
 constexpr int64_t kTaskProducts = int64_t{4} << 20;
@@ -33,9 +32,6 @@ struct Plan {
   std::span<Block> blocks;
   int64_t num_tiles = 0, num_tasks = 0;
 };
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 size_t plan_bytes(int64_t num_pairs) { return round_up(static_cast<size_t>(num_pairs) * sizeof(Block)); }
 

@@ -10,10 +10,6 @@
 namespace pagoda::cpu {
 namespace {
 
-/// Input elements below which preparing the input is not worth a parallel region of its own.
-constexpr int64_t kSerialElements = 8192;
-/// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
-constexpr size_t kRowBlockBytes = size_t{384} << 10;
 /// The smallest tasks read so many weight bytes or have so many multiply-adds, a microsecond or more: claiming them does not
 /// cost.
 constexpr int64_t kLeastBytes = int64_t{16} << 10;
@@ -22,13 +18,10 @@ constexpr int64_t kLeastProducts = int64_t{256} << 10;
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /// Cuts `count` into the fewest parts of at most about `most`: the size of one part, a multiple of `unit`.
 constexpr int64_t even_share(int64_t count, int64_t most, int64_t unit) {
   return ceil_div(ceil_div(count, ceil_div(count, most)), unit) * unit;
 }
-
-constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// Elements between rows of the rounded input.
 constexpr int64_t rounded_stride(int64_t cols) { return ceil_div(cols, 2) * 2; }

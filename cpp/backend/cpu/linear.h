@@ -14,6 +14,11 @@
 
 namespace pagoda::cpu {
 
+/// Input elements below which preparing the input is not worth a parallel region of its own.
+constexpr int64_t kSerialElements = 8192;
+/// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
+constexpr size_t kRowBlockBytes = size_t{384} << 10;
+
 /// The kernels of an instruction set that isa_supported() admits. Builds for other CPUs than x86-64 have only `portable`.
 LinearKernels linear_kernels(Isa isa, InputPrecision precision);
 

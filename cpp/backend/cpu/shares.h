@@ -4,9 +4,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 namespace pagoda::cpu {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/// To whole cache lines.
+constexpr size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 /// Tasks over units [0, num_units). Pure and O(log num_units) per call; any thread.
 class Shares {

@@ -60,7 +60,7 @@ def read_build(folder: Path) -> Build:
         source = Path(entry["file"]).resolve()
         words = shlex.split(entry["command"])
         output = Path(entry["directory"]) / words[words.index("-o") + 1]
-        if not source.is_relative_to(ROOT):
+        if not source.is_relative_to(ROOT) or output.suffix == ".gch":  # precompiled headers
             continue
         name = str(source.relative_to(ROOT))
         if "pagoda_cuda_emulated.dir" in output.parts:
@@ -110,8 +110,7 @@ def compile_mutant(build: Build, source: str, into: Path) -> Path:
     words[words.index("-c") + 1] = str((into if (into / source).exists() else ROOT) / source)
     # First on the include path, so that a changed header is found before the real one.
     words.insert(number_of_compiler_words(words), f"-I{into}")
-    # Compiling is most of the time.
-    words += ["-O0", "-w"]
+    words += ["-w"]
     subprocess.run(words, check=True, capture_output=True, text=True, errors="replace", cwd=build.folder)
     return output
 
