@@ -155,18 +155,30 @@ py::list step_list(const std::vector<StepTrace>& steps) {
   return list;
 }
 
+/// Calls `progress` for the last matrix, and before that as often as a person can see: other threads may hold the GIL for long.
+LoadProgress rare_reports(const py::object& progress) {
+  static constexpr auto kPause = std::chrono::milliseconds(50);
+  return [&progress, next = std::chrono::steady_clock::time_point{}](int64_t done, int64_t total) mutable {
+    if (done < total && std::chrono::steady_clock::now() < next) return;
+    const py::gil_scoped_acquire gil;
+    progress(done, total);
+    next = std::chrono::steady_clock::now() + kPause;
+  };
+}
+
 /// Keeps the engine's life on the Python side: stopping may wait for a step, so it happens without the GIL.
 class PyEngine {
  public:
-  PyEngine(const std::string& path, const Given<EngineOptions>& options, const std::vector<int32_t>& eos_tokens,
+  PyEngine(const std::string& path, const Given<EngineOptions>& options, const py::object& eos_tokens,
            const py::object& progress, std::vector<std::string> library_folders, std::string cache_folder) {
     const StartFolders folders{std::move(library_folders), std::move(cache_folder)};
-    const LoadProgress report = progress.is_none() ? LoadProgress{} : [&progress](int64_t done, int64_t total) {
+    const EosTokens end = eos_tokens.is_none() ? EosTokens{} : [&eos_tokens] {
       const py::gil_scoped_acquire gil;
-      progress(done, total);
+      return eos_tokens().cast<std::vector<int32_t>>();
     };
+    const LoadProgress report = progress.is_none() ? LoadProgress{} : rare_reports(progress);
     const py::gil_scoped_release no_gil;
-    started_ = start_engine(path, options, eos_tokens, report, folders);
+    started_ = start_engine(path, options, end, report, folders);
   }
 
   ~PyEngine() {
@@ -274,11 +286,13 @@ void bind_engine(py::module_& module) {
   bind_plan(module);
   module.attr("STATS_FIELDS") = stats_rows();
   py::class_<PyEngine>(module, "Engine", "A model loaded and running on its own thread.")
-      .def(py::init<const std::string&, const Given<EngineOptions>&, const std::vector<int32_t>&, const py::object&,
+      .def(py::init<const std::string&, const Given<EngineOptions>&, const py::object&, const py::object&,
                     std::vector<std::string>, std::string>(),
-           py::arg("path"), py::arg("options"), py::arg("eos_tokens") = std::vector<int32_t>{},
-           py::arg("progress") = py::none(), py::arg("library_folders") = std::vector<std::string>{},
-           py::arg("cache_folder") = "")
+           py::arg("path"), py::arg("options"), py::arg("eos_tokens") = py::none(), py::arg("progress") = py::none(),
+           py::arg("library_folders") = std::vector<std::string>{}, py::arg("cache_folder") = "",
+           "Both callables may be None: `eos_tokens()` gives the tokenizer's end-of-sequence tokens, called when the weights "
+           "are "
+           "loaded; `progress(done, total)` counts matrices.")
       .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
            py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "", py::arg("pooling") = "none",
            "Queues a request. params.seed must be set. `pooling` mean or last: for the prompt's embedding.")

@@ -50,20 +50,18 @@ MemoryPlan plan_engine(const std::string& path, const EngineOptions& options) {
   return plan(checkpoint, options, choice, choice.info());
 }
 
-StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+StartedEngine start_engine(const std::string& path, const EngineOptions& options, const EosTokens& eos_tokens,
                            const LoadProgress& progress, const StartFolders& folders) {
   options.validate();
   return start_engine(open_checkpoint(path, options.weight_format), options, eos_tokens, progress, folders);
 }
 
-StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, const EosTokens& eos_tokens,
                            const LoadProgress& progress, const StartFolders& folders) {
   options.validate();
   const DeviceChoice choice(options, folders);
-  for (int32_t token : eos_tokens) checkpoint.config.add_eos_token("the tokenizer's end-of-sequence token", token);
   std::unique_ptr<Backend> backend = choice.make_backend();
   StartedEngine started;
-  started.config = checkpoint.config;
   started.device = backend->device();
   started.plan = plan(checkpoint, options, choice, started.device);
   backend->reserve(started.plan.weights);
@@ -71,6 +69,10 @@ StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, 
   ensure(model->weights().bytes == started.plan.weights, "the weights take ", model->weights().bytes, " bytes, planned were ",
          started.plan.weights);
   backend->tune(started.plan.linears);
+  if (eos_tokens) {
+    for (int32_t token : eos_tokens()) checkpoint.config.add_eos_token("the tokenizer's end-of-sequence token", token);
+  }
+  started.config = checkpoint.config;
   EngineParts parts;
   parts.backend = std::move(backend);
   parts.model = std::move(model);

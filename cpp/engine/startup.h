@@ -2,6 +2,7 @@
 // bindings.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,12 +27,16 @@ struct StartedEngine {
   std::unique_ptr<Engine> engine;
 };
 
-/// Loads the model and starts the engine. `eos_tokens` (the tokenizer's) join those of the checkpoint. `progress` may be empty.
+/// Gives the tokenizer's end-of-sequence tokens; called once, when the weights are loaded, so that the tokenizer can be read
+/// meanwhile. What it throws ends the start.
+using EosTokens = std::function<std::vector<int32_t>()>;
+
+/// Loads the model and starts the engine. `eos_tokens` join those of the checkpoint; they and `progress` may be empty.
 /// Throws InvalidArgument for a bad model or option, DeviceError when the device fails.
-StartedEngine start_engine(const std::string& path, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+StartedEngine start_engine(const std::string& path, const EngineOptions& options, const EosTokens& eos_tokens,
                            const LoadProgress& progress, const StartFolders& folders = {});
 /// The same with a checkpoint that is open already; options.weight_format is not read.
-StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, const std::vector<int32_t>& eos_tokens,
+StartedEngine start_engine(Checkpoint checkpoint, const EngineOptions& options, const EosTokens& eos_tokens,
                            const LoadProgress& progress, const StartFolders& folders = {});
 
 }  // namespace pagoda

@@ -7,6 +7,7 @@ code. A command module has `add_arguments(parser)` and `run(args) -> int`.
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import os
 import sys
@@ -67,7 +68,9 @@ def _dispatch(argv: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
         return fail(f"unknown command '{name}'; {hint}")
+    gc.disable()  # nothing of what is imported is garbage
     command = importlib.import_module(f"enginectl.{name.replace('-', '_')}")
+    gc.enable()
     parser = CommandParser(prog=f"enginectl {name}", description=command.__doc__)
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tqdm import tqdm
-
 from enginectl.console import note, size_text, styled, warn
 from pagoda.conversion import convert
+from pagoda.progress_bar import ProgressBar
 
 _FORMATS = (
     "OUT.gguf: auto, f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0; a directory: auto, f32, f16, bf16, int8, int4, "
@@ -40,19 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the path of what was written on stdout."""
-    with (
-        _terminable(),
-        tqdm(
-            total=0, unit="B", unit_scale=True, desc="converting", leave=False, disable=not sys.stderr.isatty()
-        ) as bar,
-    ):
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _terminable(), ProgressBar("converting") as bar:
         done = convert(
-            args.source, args.target, args.weight_format, args.force, not args.no_tokenizer, progress=progress
+            args.source, args.target, args.weight_format, args.force, not args.no_tokenizer, progress=bar.show
         )
     for text in done.notes:
         warn(text)

@@ -8,14 +8,13 @@ import json
 import sys
 from typing import Any
 
-from tqdm import tqdm
-
 from enginectl.console import fail, note, size_text, styled
 from enginectl.inspection import render_listing, render_verification
 from pagoda.client import inspect_text
 from pagoda.config import inspect_model
 from pagoda.model_cache import cached_models, remove
 from pagoda.models import resolve
+from pagoda.progress_bar import ProgressBar
 from pagoda.verification import Verification, verify
 
 FAILED = 2
@@ -86,15 +85,8 @@ def _inspect(args: argparse.Namespace, model: str) -> int:
 
 def _verify(args: argparse.Namespace, model: str) -> int:
     files = resolve(model)
-    with tqdm(
-        total=0, unit="B", unit_scale=True, desc="reading weights", leave=False, disable=not sys.stderr.isatty()
-    ) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        result = verify(files, progress, compare=not args.weights_only)
+    with ProgressBar("reading weights") as bar:
+        result = verify(files, bar.show, compare=not args.weights_only)
     print(json.dumps(_as_json(result)) if args.json else render_verification(files.name, result))
     return 0 if result.passed else FAILED
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
+import importlib
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +20,6 @@ from enginectl.session import open_client
 from pagoda.config import Config
 from pagoda.config_schema import SECTIONS
 from pagoda.server.logs import configure_logging
-from pagoda.server.runner import ServeError, run_server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +34,15 @@ def run(args: argparse.Namespace) -> int:
     check_address(config.server.host, config.server.port)
     configure_logging(config.server)
     note(f"Loading {config.model.name} ...")
+    gc.disable()  # until the server is ready: what a start makes stays
+    # The HTTP server takes as long to import as a small model to load.
+    threading.Thread(target=importlib.import_module, args=("pagoda.server.runner",)).start()
     with open_client(config) as client:
+        from pagoda.server.runner import ServeError, run_server
 
         def announce(host: str, port: int) -> None:
+            gc.freeze()  # and is not looked through again while requests run
+            gc.enable()
             chat = client.chat_template is not None
             print(startup_text(config, client.model_name, client.describe(), local_url(host, port), chat), flush=True)
 

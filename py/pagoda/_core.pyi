@@ -124,7 +124,7 @@ class Engine:
         self,
         path: str,
         options: EngineOptions,
-        eos_tokens: Sequence[int] = ...,
+        eos_tokens: Callable[[], Sequence[int]] | None = ...,
         progress: Callable[[int, int], None] | None = ...,
         library_folders: Sequence[str] = ...,
         cache_folder: str = ...,

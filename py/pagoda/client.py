@@ -10,12 +10,10 @@ import asyncio
 import atexit
 import itertools
 import re
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
-
-from tqdm import tqdm
 
 from pagoda import _core
 from pagoda.chat_template import ChatTemplate
@@ -23,9 +21,10 @@ from pagoda.config import Config, DeviceError, SamplingParams
 from pagoda.cuda_libraries import cuda_library_folders
 from pagoda.generation import Logprob, RequestState, TokenEvent
 from pagoda.loaded_model import LoadedModel
-from pagoda.model_text import load_model_text
+from pagoda.model_text import ModelText, load_model_text
 from pagoda.models import ModelFiles, cache_root, resolve
 from pagoda.preemption_log import PreemptionLog
+from pagoda.progress_bar import ProgressBar
 from pagoda.tokenizer import Tokenizer
 
 __all__ = ["EngineClient", "Logprob", "TokenEvent", "load_model"]
@@ -42,18 +41,11 @@ def load_model(config: Config) -> LoadedModel:
     """
     files = resolve(config.model.name)
     metadata = _core.gguf_metadata(str(files.path)) if files.kind == "gguf" else None
-    text = load_model_text(files, metadata, config.model.skip_tokenizer, config.model.chat_template)
-    eos_tokens = text.tokenizer.eos_token_ids if text.tokenizer is not None else []
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=None, desc="Loading weights", unit="matrix", delay=_SLOW_LOAD_S, disable=quiet, leave=False) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        engine = _core.Engine(
-            str(files.path), config.engine, eos_tokens, progress, cuda_library_folders(), str(cache_root() / "cuda")
-        )
+    with ThreadPoolExecutor(1, "pagoda-text") as helper:
+        model = config.model
+        text_later = helper.submit(load_model_text, files, metadata, model.skip_tokenizer, model.chat_template)
+        engine = _start_engine(config, files, text_later)
+        text = text_later.result()
     try:
         if text.tokenizer is not None:
             text.tokenizer.check_vocab_size(engine.info["vocab_size"])
@@ -64,6 +56,25 @@ def load_model(config: Config) -> LoadedModel:
         raise
     log = PreemptionLog(engine.plan, config.engine.to_dict())
     return LoadedModel(config.model.served_name or files.name, engine, text, defaults, log)
+
+
+def _start_engine(config: Config, files: ModelFiles, text: Future[ModelText]) -> _core.Engine:
+    """Loads the weights while `text` is read in another thread. Raises its error as soon as it has one."""
+
+    def eos_tokens() -> list[int]:
+        tokenizer = text.result().tokenizer
+        return [] if tokenizer is None else tokenizer.eos_token_ids
+
+    with ProgressBar("Loading weights", "matrix", delay=_SLOW_LOAD_S) as bar:
+
+        def progress(done: int, total: int) -> None:
+            if text.done():
+                text.result()
+            bar.show(done, total)
+
+        return _core.Engine(
+            str(files.path), config.engine, eos_tokens, progress, cuda_library_folders(), str(cache_root() / "cuda")
+        )
 
 
 def inspect_text(files: ModelFiles) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pagoda.config_schema import SECTIONS, Schema
 from pagoda.field_rows import FieldError
-from pagoda.yaml_loader import Located, load_yaml
+
+if TYPE_CHECKING:
+    from pagoda.yaml_loader import Located, YamlError
 
 FlagValue = str | Sequence[str] | bool
 
@@ -45,7 +47,7 @@ class SourceReader:
         except OSError as error:
             self.faults.append(f"{path}: cannot read the configuration: {error.strerror}")
             return
-        tree, errors = load_yaml(data)
+        tree, errors = _load_yaml(data)
         self.faults += [f"{path}:{error.line}: {error}" for error in errors]
         if tree is None or tree.value is None:
             return
@@ -66,7 +68,7 @@ class SourceReader:
             elif section not in SECTIONS:
                 self.faults.append(f"{where}: {self._schema.unknown_section(section)}")
             else:
-                tree, errors = load_yaml(text)
+                tree, errors = _load_yaml(text)
                 self.faults += [f"{where}: {error}" for error in errors]
                 if not errors:
                     self._add(section, key, tree.plain() if tree is not None else "", where, "--set")
@@ -119,3 +121,10 @@ class SourceReader:
             self.faults.append(f"{prefix}{section}.{key} {error}")
             return
         self.entries.append(Entry(section, name, converted, where, origin))
+
+
+def _load_yaml(data: bytes | str) -> tuple[Located | None, list[YamlError]]:
+    """As `yaml_loader.load_yaml`, which is imported when there is YAML to read: a start without is spared that."""
+    from pagoda import yaml_loader
+
+    return yaml_loader.load_yaml(data)

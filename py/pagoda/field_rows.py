@@ -15,8 +15,6 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pagoda.yaml_loader import load_yaml
-
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)\s*")
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)([kKmM])\s*")
 _FACTORS = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
@@ -144,6 +142,8 @@ class FieldRow:
         return self.from_yaml({self._scalar(key, "int"): self._scalar(value, "float") for key, _, value in pairs})
 
     def _map_from_text(self, text: str) -> Any:
+        from pagoda.yaml_loader import load_yaml  # where no YAML is read, a start is spared its import
+
         tree, errors = load_yaml(text)
         if errors:
             raise FieldError(f"must be {self._expected()}, got {show(text)}: {errors[0]}")

@@ -118,14 +118,15 @@ def _read_merges(metadata: Mapping[str, Any], vocab: Mapping[str, int]) -> list[
     if not isinstance(rows, list):
         raise TokenizerError(f"{_SOURCE}: {_PREFIX}merges is missing: byte-level BPE needs it")
     for i, row in enumerate(rows):
-        left, space, right = row.partition(" ") if isinstance(row, str) else ("", "", "")
-        if not left or not space or not right:
+        left, _, right = row.partition(" ") if isinstance(row, str) else ("", "", "")
+        if left and right and left in vocab and right in vocab and left + right in vocab:
+            continue
+        if not left or not right:
             raise TokenizerError(
                 f"{_SOURCE}: {_PREFIX}merges[{i}] must be two pieces with a space between, got {row!r}"
             )
-        unknown = next((piece for piece in (left, right, left + right) if piece not in vocab), None)
-        if unknown is not None:
-            raise TokenizerError(f"{_SOURCE}: {_PREFIX}merges[{i}] uses {unknown!r}, which is not in the vocabulary")
+        unknown = next(piece for piece in (left, right, left + right) if piece not in vocab)
+        raise TokenizerError(f"{_SOURCE}: {_PREFIX}merges[{i}] uses {unknown!r}, which is not in the vocabulary")
     return rows
 
 

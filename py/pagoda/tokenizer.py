@@ -1,7 +1,8 @@
 """Tokenizer: text <-> token ids over the `tokenizers` library.
 
-Owns two instances of it: the model's own (decode, parse_special) and a guarded one in which no text can spell a control
-token. Called by client.py, llm.py, the server, chat_template.py and detokenizer.py. Thread-safe after construction.
+Owns two instances of it: one that is guarded, in which no text can spell a control token, and the model's own for
+`parse_special`, made when that is first wanted. Called by client.py, llm.py, the server, chat_template.py and
+detokenizer.py. Thread-safe after construction.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ class Tokenizer:
     """
 
     def __init__(self, spec: TokenizerSpec) -> None:
-        """Builds both instances. Raises TokenizerError naming `spec.source` when the specification does not load."""
+        """Builds the guarded instance. Raises TokenizerError naming `spec.source` if it does not load."""
         content = {
             **spec.json,
             "truncation": None,
@@ -50,13 +52,15 @@ class Tokenizer:
         self.chat_template = spec.chat_template
         self.pieces = PieceDecoder.from_spec(content.get("decoder"))
         charsmap = CharsMap(spec.charsmap, spec.source) if spec.charsmap else None
-        self._full = _Engine(content, spec.source, charsmap)
         self.control_tokens = tuple(control_tokens(content, (spec.bos_token, spec.eos_token)))
         key = secrets.token_hex(8)
         self._renamed = {token: f"<{key}:{token}>" for token in self.control_tokens}
+        self._own_names = {new: old for old, new in self._renamed.items()}
         self._guarded = _Engine(guarded(content, self._renamed), spec.source, charsmap)
-        self._special_ids = frozenset(i for i, token in self._full.added.items() if token.special)
-        self._added_literals = self._full.literals
+        self._full = _Later(lambda: _Engine(content, spec.source, charsmap)) if self._renamed else self._guarded
+        added = self._guarded.added
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._added_literals = LiteralSet(self._own_name(token.content) for token in added.values())
         # A single character cannot be protected in its middle, so it is a control token only for parse_special.
         self._writable = {old: new for old, new in self._renamed.items() if len(old) > 1}
         self.bos_token, self.eos_token = spec.bos_token, spec.eos_token
@@ -66,7 +70,7 @@ class Tokenizer:
         extra = [self._id_of("end-of-turn token", token) for token in spec.extra_eos_tokens]
         self.eos_token_ids = sorted({i for i in (self.eos_token_id, *extra) if i is not None})
         vocab = vocab_ids(content["model"]["vocab"])
-        self.vocab_size = max([*vocab.values(), *self._full.added], default=-1) + 1
+        self.vocab_size = max([*vocab.values(), *added], default=-1) + 1
         self._bytes_cache: dict[int, bytes] = {}
         around = self._guarded.encode("", add_special_tokens=True)
         self._bos = _Edge.of(self.bos_token_id, around[:1], spec.add_bos)
@@ -125,11 +129,12 @@ class Tokenizer:
         """The vocabulary's own spelling ("Ġthe", "▁the", "<0x0A>"); None for an id without a token."""
         if token_id < 0 or token_id > 0xFFFFFFFF:
             raise TokenizerError(f"token id must be in [0, {self.vocab_size - 1}], got {token_id}")
-        return self._full.piece(token_id)
+        piece = self._guarded.piece(token_id)
+        return None if piece is None else self._own_name(piece)
 
     def token_id(self, piece: str) -> int | None:
         """The id of a vocabulary entry or added token by its own spelling; None when there is none."""
-        return self._full.token_id(piece)
+        return self._guarded.token_id(self._renamed.get(piece, piece))
 
     def is_special(self, token_id: int) -> bool:
         """Whether `skip_special_tokens` leaves this token out."""
@@ -149,6 +154,9 @@ class Tokenizer:
                 self.vocab_size,
                 model_vocab_size,
             )
+
+    def _own_name(self, piece: str) -> str:
+        return self._own_names.get(piece, piece)
 
     def _id_of(self, what: str, token: str | None) -> int | None:
         if token is None:
@@ -213,6 +221,20 @@ class _Engine:
     def token_id(self, piece: str) -> int | None:
         found: int | None = self._library.token_to_id(piece)
         return found
+
+
+class _Later:
+    """An `_Engine` that is made for the first text, as that takes a tenth of a second. Thread-safe."""
+
+    def __init__(self, make: Callable[[], _Engine]) -> None:
+        self._make: Callable[[], _Engine] | None = make
+        self._lock = threading.Lock()
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        with self._lock:
+            if self._make is not None:
+                self._engine, self._make = self._make(), None
+        return self._engine.encode(text, add_special_tokens)
 
 
 class ByteStream:

@@ -168,17 +168,24 @@ def guarded(spec: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, An
     model = dict(spec["model"])
     vocab = model["vocab"]
     if isinstance(vocab, dict):
-        model["vocab"] = {renamed.get(piece, piece): i for piece, i in vocab.items()}
+        model["vocab"] = dict(vocab)
+        for piece in renamed.keys() & vocab.keys():
+            model["vocab"][renamed[piece]] = model["vocab"].pop(piece)
     else:
         model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in vocab]
     if isinstance(model.get("unk_token"), str):
         model["unk_token"] = renamed.get(model["unk_token"], model["unk_token"])
     if isinstance(model.get("merges"), list):
-        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, renamed)]
+        model["merges"] = _untouched(model["merges"], renamed)
     added = [{**entry, "content": renamed.get(entry["content"], entry["content"])} for entry in spec["added_tokens"]]
     return {**spec, "model": model, "added_tokens": added}
 
 
-def _touches(merge: str | list[str], renamed: Mapping[str, str]) -> bool:
-    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return left in renamed or right in renamed or left + right in renamed
+def _untouched(merges: list[str | list[str]], renamed: Mapping[str, str]) -> list[str | list[str]]:
+    """The merges that neither take nor make a piece of `renamed`."""
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges)
+    return [
+        merge
+        for merge, (left, right) in zip(merges, pairs, strict=True)
+        if left not in renamed and right not in renamed and left + right not in renamed
+    ]

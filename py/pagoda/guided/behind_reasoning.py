@@ -9,8 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llguidance import regex_to_lark
-
 from pagoda.guided.grammar import JSON_OPTIONS
 
 _REASONING = 'reasoning[suffix="</think>"]: /(.|\\n)*/\nreasoning_gap: /\\n{0,2}/\n'
@@ -38,6 +36,8 @@ def _rule(sampling: Mapping[str, Any]) -> str | None:
             return None
         return f"form: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}" if isinstance(schema, dict) else None
     if "guided_regex" in sampling:
+        from llguidance import regex_to_lark
+
         return f"form: /{regex_to_lark(sampling['guided_regex'], '')}/"
     if "guided_choice" in sampling:
         return f"form: {' | '.join(json.dumps(text) for text in sampling['guided_choice'])}"

@@ -10,8 +10,7 @@ import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-
-from llguidance import LLMatcher, LLTokenizer
+from typing import TYPE_CHECKING
 
 from pagoda.config import InvalidArgument
 from pagoda.guided import grammar_worker
@@ -19,6 +18,9 @@ from pagoda.guided.grammar import Grammar, limits
 from pagoda.guided.vocabulary import Vocabulary
 from pagoda.tokenizer import Tokenizer
 from pagoda.worker_process import WorkerFailure, WorkerProcess
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
 
 CPU_BUDGET_S = 1.0  # of the trial, on the processor; what passes is compiled once more
 _WAIT_S = 20.0  # for the trial, on a machine that has other things to do
@@ -92,6 +94,8 @@ class GrammarCompiler:
                 num_chars -= len(oldest.text)
 
     def _compile(self, grammar: Grammar) -> LLMatcher | str:
+        from llguidance import LLMatcher
+
         self.num_compiled += 1
         try:
             self._trial.ask({"kind": grammar.kind, "text": grammar.text})
@@ -112,6 +116,8 @@ class GrammarCompiler:
         if self._vocabulary is None:
             if not self._eos_tokens:
                 raise InvalidArgument("structured output needs an end-of-sequence token, and this model names none")
+            from llguidance import LLTokenizer
+
             tokens = Vocabulary(self._tokenizer, self._vocab_size, self._eos_tokens)
             self._vocabulary = LLTokenizer(tokens, self._vocab_size, self._eos_tokens, _slices())  # type: ignore[arg-type]
         return self._vocabulary

@@ -1,16 +1,18 @@
 """What a request's output must look like, as one grammar in llguidance's notation.
 
 Owns how the four parameters guided_json, guided_regex, guided_choice and guided_grammar become one. Pure functions;
-used by the compiler and, in a process of its own, by grammar_worker.py.
+used by the compiler and, in a process of its own, by grammar_worker.py. The whole package imports llguidance for
+the first grammar only, so that a server without one starts sooner.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llguidance import LLMatcher, LLParserLimits
+if TYPE_CHECKING:
+    from llguidance import LLParserLimits
 
 #: Between two parts of a JSON text: what people and models write, and nothing that goes on forever.
 _WHITESPACE = r"\n?[ ]{0,12}"
@@ -47,6 +49,8 @@ class Grammar:
 
     def source(self) -> str:
         """In llguidance's notation. Raises ValueError for JSON that is none."""
+        from llguidance import LLMatcher
+
         if self.kind == "guided_json":
             if not self.text.lstrip().startswith("{"):
                 raise ValueError(f"a JSON schema must be an object, got {self.text[:40]}")
@@ -62,6 +66,8 @@ class Grammar:
 
 def limits() -> LLParserLimits:
     """What one grammar may cost: fuel is about 50 000 a millisecond, a lexer state about 1 KB."""
+    from llguidance import LLParserLimits
+
     return LLParserLimits(
         initial_lexer_fuel=1_000_000,
         step_lexer_fuel=100_000,

@@ -13,13 +13,14 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
-
-from llguidance import LLMatcher
+from typing import TYPE_CHECKING, Any
 
 from pagoda.guided.compiler import GrammarCompiler
 from pagoda.guided.grammar import Grammar
 from pagoda.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 logger = logging.getLogger(__name__)
 
