@@ -44,4 +44,8 @@ if(PAGODA_SANITIZE)
   endif()
   add_compile_options(-fsanitize=${PAGODA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g1)
   add_link_options(-fsanitize=${PAGODA_SANITIZE})
+  if("address" IN_LIST pagoda_sanitizers AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # Calls in place of inline checks: the products' templates compile in half the time.
+    set(PAGODA_SANITIZED_TEMPLATES --param=asan-instrumentation-with-call-threshold=0)
+  endif()
 endif()
