@@ -65,7 +65,9 @@ bounded = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-SERVED: Counter[str] = Counter()
+#: Requests made from the document are served here, or the tests would see refusals only.
+SERVED = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")
+SERVED += ("/tokenize", "/detokenize", "/v1/models", "/metrics")
 
 
 def check(case: schemathesis.Case, url: str) -> int:
@@ -82,12 +84,15 @@ def check(case: schemathesis.Case, url: str) -> int:
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_every_answer_is_as_the_document_says(label: str, url: str) -> None:
+    statuses: Counter[int] = Counter()
+
     @bounded
     @given(OPERATIONS[label].as_strategy(GenerationMode.POSITIVE))
     def run(case: schemathesis.Case) -> None:
-        SERVED[case.path] += check(case, url) == 200
+        statuses[check(case, url)] += 1
 
     run()
+    assert statuses[200] > 0 or OPERATIONS[label].path not in SERVED, statuses
 
 
 @pytest.mark.parametrize("label", CHANGED_BY_POST)
@@ -98,13 +103,6 @@ def test_a_request_that_the_document_excludes_is_no_server_error(label: str, url
         check(case, url)
 
     run()
-
-
-def test_requests_made_from_the_document_are_served(url: str) -> None:
-    """Else the test above would see refusals only."""
-    generating = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings")
-    for path in (*generating, "/tokenize", "/detokenize", "/v1/models", "/metrics"):
-        assert SERVED[path] > 0, SERVED
 
 
 def test_the_document_is_served_and_has_every_route() -> None:

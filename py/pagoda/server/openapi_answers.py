@@ -94,7 +94,9 @@ def _json(schema: Schema) -> dict[str, Any]:
 
 
 def _streamed(schema: Schema) -> dict[str, Any]:
-    return {**_json(schema), "text/event-stream": {"schema": _TEXT}}
+    # Of one event, as tools read it: `data` is JSON or, at the end of some streams, [DONE].
+    event = {"type": "object", "required": ["data"], "properties": {"event": _TEXT, "data": _TEXT}}
+    return {**_json(schema), "text/event-stream": {"schema": event}}
 
 
 _MESSAGES: Schema = {"type": "array", "minItems": 1, "items": _reference("Message")}
