@@ -35,6 +35,13 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(config.server)
     note(f"Loading {config.model.name} ...")
     gc.disable()  # until the server is ready: what a start makes stays
+    try:
+        return _serve(config)
+    finally:
+        gc.enable()
+
+
+def _serve(config: Config) -> int:
     # The HTTP server takes as long to import as a small model to load.
     threading.Thread(target=importlib.import_module, args=("pagoda.server.runner",)).start()
     with open_client(config) as client:
