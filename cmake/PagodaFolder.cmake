@@ -56,7 +56,7 @@ function(pagoda_add_isa_flags folder)
   file(GLOB products CONFIGURE_DEPENDS ${folder}/linear_*.cc)
   set_property(SOURCE ${products} APPEND PROPERTY COMPILE_OPTIONS ${PAGODA_SANITIZED_TEMPLATES})
   if(PAGODA_SANITIZE AND EXISTS /proc/cpuinfo)
-    # Checks in kernels that this machine never runs would take a third of the compiler's time.
+    # Checks in kernels that this machine never runs would take a sixth of the compiler's time.
     file(STRINGS /proc/cpuinfo cpu_flags LIMIT_COUNT 1 REGEX "^flags")
     if(NOT cpu_flags MATCHES "avx512_bf16")
       set_property(SOURCE ${avx512_sources} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=all)
