@@ -65,7 +65,8 @@ double read_seconds(ThreadPool& pool, const std::vector<Weight>& weights) {
 }
 
 /// `shape.k` is rounded up to the format's block.
-void run_case(const cpu::LinearKernels& kernels, ThreadPool& pool, WeightFormat format, Case shape, size_t ring_bytes) {
+void run_case(const cpu::LinearKernels& kernels, ThreadPool& pool, WeightFormat format, Case shape, size_t ring_bytes,
+              int64_t rows) {
   const int64_t block = weight_format_info(format).block_values;
   shape.k = (shape.k + block - 1) / block * block;
   const std::vector<std::byte> stored = stored_weight(format, shape);
@@ -82,6 +83,7 @@ void run_case(const cpu::LinearKernels& kernels, ThreadPool& pool, WeightFormat 
   std::printf("%-8s N=%-6lld K=%-5lld  pack %5.2f GB/s  read %5.1f GB/s\n", shape.name, static_cast<long long>(shape.n),
               static_cast<long long>(shape.k), total_bytes / pack_seconds * 1e-9, total_bytes / read * 1e-9);
   for (const int64_t m : {1, 2, 4, 8, 16, 64, 512}) {
+    if (rows > 0 && m != rows) continue;
     std::vector<float> x(static_cast<size_t>(m * shape.k)), out(static_cast<size_t>(m * shape.n));
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) - 8.0f;
     std::vector<std::byte> workspace(cpu::linear_workspace(m, shape.n, shape.k, {&format, 1}) + 64);
@@ -112,6 +114,7 @@ int main(int argc, char** argv) {
   const size_t ring_bytes = (argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 200) << 20;
   const std::string only = argc > 5 ? argv[5] : "all";
   const cpu::LinearKernels kernels = cpu::linear_kernels(isa, cpu::parse_input_precision(argc > 6 ? argv[6] : "auto"));
+  const int64_t rows = argc > 7 ? std::atoll(argv[7]) : 0;
   ThreadPool pool(threads);
   for (int i = 0; i < kNumWeightFormats; ++i) {
     const auto format = static_cast<WeightFormat>(i);
@@ -119,7 +122,7 @@ int main(int argc, char** argv) {
     std::printf("%s, %s, %d threads\n", weight_format_info(format).name, cpu::isa_name(isa), threads);
     for (const Case& shape : {Case{"qkv", 960, 576}, Case{"out", 576, 576}, Case{"gate_up", 3072, 576}, Case{"down", 576, 1536},
                               Case{"lm_head", 49152, 576}}) {
-      if (only == "all" || only == shape.name) run_case(kernels, pool, format, shape, ring_bytes);
+      if (only == "all" || only == shape.name) run_case(kernels, pool, format, shape, ring_bytes, rows);
     }
   }
   return 0;
