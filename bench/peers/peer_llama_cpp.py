@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def setup(place: Path) -> None:
         subprocess.run(["tar", "xzf", next(download.glob("*.tar.gz")), *strip], check=True)
     off = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI", "LLAMA_OPENSSL")
     options = ["CMAKE_BUILD_TYPE=Release", "GGML_NATIVE=ON", "LLAMA_BUILD_APP=OFF", *(f"{name}=OFF" for name in off)]
+    if "amx_tile" in Path("/proc/cpuinfo").read_text() and shutil.which("clang++"):
+        # GCC 12 leaves out what its functions for AMX read from memory, and the server dies of it.
+        options += ["CMAKE_C_COMPILER=clang", "CMAKE_CXX_COMPILER=clang++"]
     configure = [tools / "cmake", "-S", place / "llama.cpp", "-B", place / "build", "-G", "Ninja"]
     ninja = f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"
     subprocess.run([*configure, ninja, *(f"-D{option}" for option in options)], check=True, stdout=subprocess.DEVNULL)
