@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ISA_SUFFIXES = ("_avx2.cc.o", "_avx2_vnni.cc.o", "_avx512.cc.o")
+ISA_SUFFIXES = ("_avx2.cc.o", "_avx2_vnni.cc.o", "_avx512.cc.o", "_amx.cc.o")
 SHARED_TYPES = "WVuvw"
 
 

@@ -180,6 +180,18 @@ struct BlockPools {
 /// Device memory, freed with the object. Contents are undefined until written; large CPU buffers are untouched pages.
 using Buffer = std::shared_ptr<void>;
 
+/// The weights of a gated MLP and where its steps go.
+struct GatedMlp {
+  const Weight& up;      ///< [2I, H]: gates over ups
+  const float* up_bias;  ///< [2I] f32 or null
+  Activation activation;
+  const Weight& down;      ///< [H, I]
+  const float* down_bias;  ///< [H] f32 or null
+  Tensor gate_up;          ///< [T, 2I] act
+  Tensor gated;            ///< [T, I] act
+  void* workspace;         ///< linear_workspace of either product, whichever is more
+};
+
 /// One device. Calls come from the engine thread only. Operations may return before they are done; `download` waits.
 class Backend {
  public:
@@ -240,6 +252,12 @@ class Backend {
     linear(gate_up, x, weight, bias, workspace);
     gated_activation(out, gate_up, activation);
   }
+  /// gate_up = linear(x, up), gated = gated_activation(gate_up), out = linear(gated, down), bit for bit; what `gate_up` and
+  /// `gated` hold afterwards is undefined.
+  virtual void gated_mlp(const Tensor& out, const Tensor& x, const GatedMlp& mlp) {
+    gated_linear(mlp.gated, mlp.gate_up, x, mlp.up, mlp.up_bias, mlp.activation, mlp.workspace);
+    linear(out, mlp.gated, mlp.down, mlp.down_bias, mlp.workspace);
+  }
   /// Chooses args.top_k experts per token from logits[T, E] (f32) and sorts the pairs by expert.
   virtual void route(const Routing& out, const Tensor& logits, const RouteArgs& args) = 0;
   /// out[T * k, R] (by place) = row of x * expert^T + bias[E, R] (null: none), with the expert whose place it is. x is [T, K]
@@ -280,7 +298,7 @@ class Backend {
 struct CpuOptions {
   int num_threads = 0;       ///< 0 = usable physical cores
   std::string isa = "auto";  ///< auto | avx512 | avx2 | portable; a forced ISA the machine lacks is an InvalidArgument
-  std::string activation_dtype = "auto";  ///< auto | int8 | int16: what the inputs of quantised weights are rounded to
+  std::string activation_dtype = "auto";  ///< auto | int8 | bf16 | int16: what the inputs of quantised weights are rounded to
 };
 
 /// The planning facts of the CPU backend.

@@ -147,6 +147,24 @@ Tensor Ops::gated_linear(const Tensor& x, const Weight& weight, const float* bia
   return out;
 }
 
+void Ops::gated_mlp_into(const Tensor& out, const Tensor& x, const Weight& up, const float* up_bias, Activation activation,
+                         const Weight& down, const float* down_bias) {
+  check_activation("gated_mlp", "x", x);
+  ensure(x.cols() == up.cols && up.rows == 2 * down.cols, "gated_mlp: x ", describe(x), ", up ", describe(up), " and down ",
+         describe(down), " do not fit one another");
+  ensure(out.shape == Shape{x.rows(), down.rows}, "gated_mlp: out ", describe(out), " does not fit ", describe(down));
+  Arena::Scope scope(arena_);
+  const Tensor gated = allocate(traits_.activation_dtype, {x.rows(), down.cols});
+  const Tensor gate_up = allocate(traits_.activation_dtype, {x.rows(), up.rows});
+  const auto workspace_of = [&](const Weight& weight) {
+    return traits_.linear_workspace(x.rows(), weight.rows, weight.cols, weight.part_formats);
+  };
+  void* workspace = arena_.allocate(std::max(workspace_of(up), workspace_of(down)));
+  if (backend_) return backend_->gated_mlp(out, x, {up, up_bias, activation, down, down_bias, gate_up, gated, workspace});
+  record_use(gate_up, up);
+  record_use(out, down);
+}
+
 void Ops::record_use(const Tensor& out, const Weight& weight) {
   const LinearUse use{weight.rows, weight.cols, out.dtype, out.rows()};
   for (LinearUse& known : linear_uses_) {

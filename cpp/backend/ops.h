@@ -59,6 +59,9 @@ class Ops {
   Tensor paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch);
   /// [T, I] act: gated_activation(linear(x)) with a weight of 2I rows.
   Tensor gated_linear(const Tensor& x, const Weight& weight, const float* bias, Activation activation);
+  /// out[T, H] act = linear(gated_linear(x, up), down), for weights up[2I, H] and down[H, I].
+  void gated_mlp_into(const Tensor& out, const Tensor& x, const Weight& up, const float* up_bias, Activation activation,
+                      const Weight& down, const float* down_bias);
   /// [T, I] act from gate_up[T, 2I] act.
   Tensor gated_activation(const Tensor& gate_up, Activation activation);
   /// x[T, I] act = activation(x).

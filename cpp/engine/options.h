@@ -55,14 +55,15 @@ constexpr auto EngineOptions::fields() {
   using O = EngineOptions;
   return std::tuple{
       field("device", &O::device, "auto | cpu | cuda | cuda:N; auto = the first GPU, or the CPU if there is none"),
-      field("isa", &O::isa, "CPU kernels: auto | avx512 | avx2_vnni | avx2 | portable"),
+      field("isa", &O::isa, "CPU kernels: auto | amx | avx512 | avx2_vnni | avx2 | portable"),
       field("weight_format", &O::weight_format,
             "quantise matrices of plain floats on load: auto | q8_0 | q5_1 | q5_0 | q4_1 | q4_0 | int8 | int4 | f8_e4m3 | bf16 "
             "| f16 "
             "| f32; auto keeps what the file has; below 8 bits the embedding and the head get q8_0"),
       field("activation_dtype", &O::activation_dtype,
-            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | int16 (15 bits of it); "
-            "auto = int8, but outliers among each 32 values are not rounded"),
+            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | bf16 | int16 (15 bits of it); "
+            "auto = int8, but outliers among each 32 values are not rounded; bf16 rounds the weights too, needs isa amx and is "
+            "the fastest for long prompts"),
       field("num_threads", &O::num_threads, Range::closed(0, 1024),
             "compute threads on the CPU; 0 = the usable physical cores"),
       field("max_model_len", &O::max_model_len, Range::at_least(1),

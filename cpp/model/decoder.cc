@@ -131,10 +131,7 @@ void Decoder::feed_forward(int layer, const Tensor& h, const Tensor& x, Ops& ops
 }
 
 void Decoder::mlp(const MlpWeights& w, const Tensor& h, const Tensor& x, Ops& ops) {
-  if (config_.gated_mlp) {
-    const Tensor gated = ops.gated_linear(h, w.up, w.up_bias, config_.activation);  // [T, I]
-    return ops.linear_into(x, gated, w.down, w.down_bias);
-  }
+  if (config_.gated_mlp) return ops.gated_mlp_into(x, h, w.up, w.up_bias, config_.activation, w.down, w.down_bias);
   const Tensor up = ops.linear(h, w.up, w.up_bias);  // [T, I]
   ops.activation(up, config_.activation);
   ops.linear_into(x, up, w.down, w.down_bias);

@@ -24,7 +24,8 @@ void expect_reference(const AttentionCase& test, double tolerance) {
   for (const std::string& isa : test::available_isas()) {
     AttentionRun run(test, isa, 2);
     run.run_whole();
-    const bool dots = isa == "avx512" && test.kv_dtype != DType::f32;  // rounds queries and weights (with scales) to 8 bits
+    const bool dots =
+        (isa == "avx512" || isa == "amx") && test.kv_dtype != DType::f32;  // rounds queries and weights (with scales) to 8 bits
     EXPECT_LT(run.error(), dots ? (test.kv_dtype == DType::i8 ? 0.02 : 0.01) : tolerance)
         << isa << ", " << test.args.num_heads << " heads, " << test.args.kv_heads << " KV heads of " << test.args.head_dim
         << ", blocks of " << test.block_size << " " << dtype_name(test.kv_dtype);

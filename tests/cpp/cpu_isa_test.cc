@@ -33,7 +33,7 @@ TEST(Isa, an_unknown_name_is_refused_with_the_allowed_ones) {
     parse_isa("sse9");
     FAIL() << "sse9 was accepted";
   } catch (const InvalidArgument& error) {
-    EXPECT_STREQ(error.what(), "isa must be one of auto, avx512, avx2_vnni, avx2, portable, got sse9");
+    EXPECT_STREQ(error.what(), "isa must be one of auto, amx, avx512, avx2_vnni, avx2, portable, got sse9");
   }
 }
 

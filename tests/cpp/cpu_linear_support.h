@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -15,6 +16,7 @@
 
 #include "backend/cpu/linear.h"
 #include "core/dtype.h"
+#include "emulation/emulated_amx.h"
 #include "emulation/emulated_vnni.h"
 #include "io/dequantise.h"
 
@@ -36,11 +38,19 @@ inline std::vector<Isa> isas() {
 
 constexpr InputPrecision kPrecisions[] = {InputPrecision::int8, InputPrecision::mixed, InputPrecision::int16};
 
-/// Calls body(kernels) for every instruction set of the machine, and AVX-VNNI's in any case, and every precision of the input.
+/// And bf16 where there are tiles.
+inline std::vector<InputPrecision> precisions(Isa isa) {
+  std::vector<InputPrecision> all(std::begin(kPrecisions), std::end(kPrecisions));
+  if (isa == Isa::amx) all.push_back(InputPrecision::bf16);
+  return all;
+}
+
+/// Calls body(kernels) for every instruction set of the machine, and AVX-VNNI's and AMX's on any with AVX2 and AVX-512, and
+/// every precision of the input.
 template <class Body>
 void for_each_kernels(const Body& body) {
   for (const Isa isa : isas()) {
-    for (const InputPrecision precision : kPrecisions) {
+    for (const InputPrecision precision : precisions(isa)) {
       SCOPED_TRACE(std::string(isa_name(isa)) + ", precision " + std::to_string(static_cast<int>(precision)));
       const LinearKernels kernels = linear_kernels(isa, precision);
       body(kernels);
@@ -54,6 +64,9 @@ void for_each_kernels(const Body& body) {
     kernels.precision = precision;
     body(kernels);
   }
+  if (!isa_supported(Isa::avx512)) return;
+  SCOPED_TRACE("emulated amx");
+  body(emulated_amx_kernels());
 #endif
 }
 
@@ -279,16 +292,24 @@ inline void seen_input(WeightFormat format, const LinearKernels& kernels, const 
                        std::vector<double>& slack) {
   seen.assign(x, x + k);
   slack.assign(static_cast<size_t>(k), 0.0);
-  if (takes_quantised_input(format)) {
+  const InputForm form = input_form(kernels, format);
+  if (form == InputForm::quantised) {
     for (size_t begin = 0; begin < seen.size(); begin += 32) {
       seen_block(kernels.precision, x + begin, &seen[begin], &slack[begin]);
     }
-  } else if (format == WeightFormat::bf16 && kernels.rounds_to_bf16) {
+  } else if (form == InputForm::rounded) {
     for (size_t i = 0; i < seen.size(); ++i) {
       seen[i] = double{bf16_to_float(float_to_bf16(x[i]))};
       slack[i] = std::fabs(double{x[i]}) / 256;
     }
   }
+}
+
+/// A weight as the product sees it.
+inline double seen_weight(WeightFormat format, const LinearKernels& kernels, float w) {
+  if (input_form(kernels, format) != InputForm::rounded) return double{w};
+  const uint32_t nearest = (std::bit_cast<uint32_t>(w) + 0x8000) & 0xffff0000;  // ties away from zero; nothing for bf16
+  return double{std::bit_cast<float>(nearest)};
 }
 
 inline void expect_close(const LinearKernels& kernels, const Matrix& m, const std::vector<float>& x,
@@ -307,11 +328,12 @@ inline void expect_close(const LinearKernels& kernels, const Matrix& m, const st
       double expected = bias ? bias[j] : 0.0, exact = expected, magnitude = std::fabs(expected), allowed = 0;
       for (int64_t e = 0; e < k; ++e) {
         const double w = m.values[static_cast<size_t>(j * k + e)];
-        const double value = seen[static_cast<size_t>(e)];
-        expected += w * value;
+        const double value = seen[static_cast<size_t>(e)],
+                     weight = seen_weight(format, kernels, m.values[static_cast<size_t>(j * k + e)]);
+        expected += weight * value;
         exact += w * x[static_cast<size_t>(i * k + e)];
         magnitude += (std::fabs(w) + cancelled) * std::fabs(value);
-        allowed += std::fabs(w) * slack[static_cast<size_t>(e)];
+        allowed += std::fabs(w) * slack[static_cast<size_t>(e)] + std::fabs(weight - w) * std::fabs(value);
       }
       const double got = out[static_cast<size_t>(i * n + j)];
       ASSERT_NEAR(got, expected, 2e-6 * magnitude + 1e-30)

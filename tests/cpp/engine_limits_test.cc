@@ -44,7 +44,7 @@ TEST(EngineOptions, a_refusal_names_the_option_and_what_is_allowed) {
   EXPECT_EQ(option_refusal([](auto& o) { o.device = "cuda:-1"; }),
             "device must be one of auto, cpu, cuda, cuda:N with N the number of a GPU, got \"cuda:-1\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.isa = ""; }),
-            "isa must be one of auto, avx512, avx2_vnni, avx2, portable, got \"\"");
+            "isa must be one of auto, amx, avx512, avx2_vnni, avx2, portable, got \"\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.kv_cache_dtype = "f64"; }),
             "kv_cache_dtype must be one of auto, bf16, f16, fp8, int8, f32, got \"f64\"");
   EXPECT_EQ(option_refusal([](auto& o) { o.scheduling_policy = "sjf"; }),

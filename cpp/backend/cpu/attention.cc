@@ -107,7 +107,8 @@ void paged_attention(const Kernels& kernels, ThreadPool& pool, const AttentionJo
   }
   const int64_t thread_scratch = attention_scratch_floats(kAttentionMaxHeadDim);
   pool.run(num_tasks, [&](int64_t index, int thread) {
-    const AttentionTask task = make_task(tiles[index / job.args.kv_heads], static_cast<int>(index % job.args.kv_heads));
+    // Head by head: the keys and values of one fit the second-level cache for longer.
+    const AttentionTask task = make_task(tiles[index % num_tiles], static_cast<int>(index / num_tiles));
     kernels.attention(job, task, scratch + thread * thread_scratch);
   });
 }

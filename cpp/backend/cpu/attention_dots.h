@@ -107,47 +107,67 @@ void value_dots(int rows, int vecs, const ValueBlock& block, const KvTile<T>& ti
   }
 }
 
-/// Copies the keys of tokens [lo, hi) to keys[group][ceil(head_dim / 2)][16]; lanes outside the range keep what they hold.
+/// Where a copy in pairs goes: keys [4][pairs][16], values [32][value_stride].
+struct PairedTile {
+  BfPair *keys, *values;
+  int pairs;  ///< at least ceil(head_dim / 2)
+  int64_t value_stride;
+
+  KvTile<BfPair> view(int lo, int hi) const {
+    KvTile<BfPair> tile;
+    tile.value_stride = value_stride, tile.lo = lo, tile.hi = hi;
+    for (int g = 0; g < kTileGroups; ++g) tile.keys[g] = keys + g * 16 * pairs, tile.values[g] = values + g * 8 * value_stride;
+    return tile;
+  }
+};
+
+/// Copies the keys of tokens [lo, hi); lanes outside the range keep what they hold.
 template <class S, class T>
-void copy_key_pairs(const TileSource& source, int lo, int hi, BfPair* keys) {
+void copy_key_pairs(const TileSource& source, int lo, int hi, const PairedTile& copy) {
   const int head_dim = source.kv->head_dim, group = source.kv->group;
   const T* cache = reinterpret_cast<const T*>(source.kv->data);
   for (int token = lo / group * group; token < hi; token += group) {
     const T* from = cache + source.kv->key_offset(source.block(token), source.kv_head, source.offset(token));
-    BfPair* to = keys + token / 16 * 16 * ((head_dim + 1) / 2) + token % 16;
-    for (int d = 0; d < head_dim; d += 2) {
+    BfPair* to = copy.keys + token / 16 * 16 * copy.pairs + token % 16;
+    int d = 0;
+    for (; group == 16 && d + 1 < head_dim; d += 2)
+      S::store_pairs(to + d * 8, S::interleave(from + d * 16, from + d * 16 + 16));
+    for (; d < head_dim; d += 2) {
       const T* second = d + 1 < head_dim ? from + (d + 1) * group : nullptr;
       S::store_pairs(to + d / 2 * 16, S::interleave_some(from + d * group, second, group), group);
     }
   }
 }
 
-/// A copy in pairs of the tile's share of positions [lo, hi): keys [4][ceil(head_dim / 2)][16], values [32][head_dim rounded up
-/// to 16], the padding and tokens outside of the range zero where a weight of zero could meet them.
+/// Copies the values of tokens [lo, hi); the columns past head_dim, and the token that shares a pair with an outermost one, are
+/// zero.
 template <class S, class T>
-KvTile<BfPair> paired_tile(const TileSource& source, int64_t lo, int64_t hi, BfPair* keys, BfPair* values) {
+void copy_value_pairs(const TileSource& source, int lo, int hi, const PairedTile& copy) {
   const int head_dim = source.kv->head_dim;
   const T* cache = reinterpret_cast<const T*>(source.kv->data);
-  KvTile<BfPair> tile;
-  tile.value_stride = (head_dim + 15) / 16 * 16;
-  tile.lo = source.clip(lo), tile.hi = source.clip(hi);
-  copy_key_pairs<S, T>(source, tile.lo, tile.hi, keys);
   const auto value = [&](int token) {
     return cache + source.kv->value_offset(source.block(token), source.kv_head, source.offset(token));
   };
-  for (int t = tile.lo & ~1; t < tile.hi; t += 2) {
-    const T* first = t >= tile.lo ? value(t) : nullptr;
-    const T* second = t + 1 < tile.hi ? value(t + 1) : nullptr;
-    BfPair* to = values + t / 2 * tile.value_stride;
-    for_vectors(head_dim, [&](int64_t d, int lanes) __attribute__((always_inline)) {
+  for (int t = lo & ~1; t < hi; t += 2) {
+    const T* first = t >= lo ? value(t) : nullptr;
+    const T* second = t + 1 < hi ? value(t + 1) : nullptr;
+    BfPair* to = copy.values + t / 2 * copy.value_stride;
+    int d = 0;
+    for (; first && second && d + 16 <= head_dim; d += 16) S::store_pairs(to + d, S::interleave(first + d, second + d));
+    for (; d < head_dim; d += 16) {
+      const int lanes = head_dim - d < 16 ? head_dim - d : 16;
       S::store_pairs(to + d, S::interleave_some(first ? first + d : first, second ? second + d : second, lanes), 16);
-    });
+    }
   }
-  for (int g = 0; g < kTileGroups; ++g) {
-    tile.keys[g] = keys + g * 16 * ((head_dim + 1) / 2);
-    tile.values[g] = values + g * 8 * tile.value_stride;
-  }
-  return tile;
+}
+
+/// A copy in pairs of the tile's share of positions [lo, hi).
+template <class S, class T>
+KvTile<BfPair> paired_tile(const TileSource& source, int64_t lo, int64_t hi, const PairedTile& copy) {
+  const int begin = source.clip(lo), end = source.clip(hi);
+  copy_key_pairs<S, T>(source, begin, end, copy);
+  copy_value_pairs<S, T>(source, begin, end, copy);
+  return copy.view(begin, end);
 }
 
 }  // namespace pagoda::cpu

@@ -55,8 +55,9 @@ RowRange panel_range(std::span<const PackedPart> parts) {
 }
 
 /// Fills `blocks` with those of each expert in turn and returns them, the tiles numbered.
-Plan plan_blocks(const Routing& routing, int64_t cols, int64_t tile_rows, Block* blocks) {
-  const int64_t most_rows = std::max(static_cast<int64_t>(kRowBlockBytes / sizeof(float)) / cols, tile_rows);
+Plan plan_blocks(const LinearKernels& kernels, const Routing& routing, const Weight& experts, Block* blocks) {
+  const int64_t tile_rows = unit_rows(kernels, experts.part_formats);
+  const int64_t most_rows = most_task_rows(kernels, experts.part_formats, experts.cols);
   Plan plan;
   size_t count = 0;
   for (int32_t e = 0; e < routing.num_experts; ++e) {
@@ -107,11 +108,11 @@ const Block& block_of(const Plan& plan, int64_t Block::* first, int64_t index) {
 void prepare(const LinearKernels& kernels, ThreadPool& pool, const Plan& plan, const GroupedProduct& product,
              const LinearInput& input, float* gathered) {
   if (!input.quantised && !input.rounded && !gathered) return;
-  const int64_t cols = input.x.cols();
+  const int64_t cols = input.x.cols(), tile_rows = unit_rows(kernels, product.experts.part_formats);
   const auto prepare_tile = [&](int64_t tile, int) {
     const Block& block = block_of(plan, &Block::first_tile, tile);
-    const int64_t begin = block.begin + (tile - block.first_tile) * kernels.tile_rows;
-    const int64_t end = std::min<int64_t>(begin + kernels.tile_rows, block.end);
+    const int64_t begin = block.begin + (tile - block.first_tile) * tile_rows;
+    const int64_t end = std::min<int64_t>(begin + tile_rows, block.end);
     for (int64_t place = begin; place < end; ++place) {
       const bool by_token = product.input == ExpertInput::by_token;
       const int64_t row = by_token ? product.routing.pairs[place] / product.routing.top_k : place;
@@ -138,7 +139,7 @@ void grouped_linear(const LinearKernels& kernels, ThreadPool& pool, const Groupe
   const Weight& experts = product.experts;
   const int64_t num_pairs = product.routing.num_pairs(), cols = experts.cols;
   if (num_pairs == 0) return;
-  Plan plan = plan_blocks(product.routing, cols, kernels.tile_rows, static_cast<Block*>(workspace));
+  Plan plan = plan_blocks(kernels, product.routing, experts, static_cast<Block*>(workspace));
   plan_tasks(plan, product, pool.num_threads());
 
   std::byte* next = static_cast<std::byte*>(workspace) + plan_bytes(num_pairs);

@@ -10,10 +10,11 @@ namespace pagoda::cpu {
 enum class InputPrecision : uint8_t {
   int8,   ///< 8 bits
   mixed,  ///< 8 bits, but for values that dwarf the others of their block, and would leave few bits to them: f32
+  bf16,   ///< bf16, and so the weights: the fastest for many rows with AMX, and for few the slowest; needs isa amx
   int16,  ///< 15 bits, for about twice the work: within some 1e-4 of the product with the input itself
 };
 
-/// "int8", "int16", or "auto" for mixed. Throws InvalidArgument for another word.
+/// "int8", "bf16", "int16", or "auto" for mixed. Throws InvalidArgument for another word.
 InputPrecision parse_input_precision(std::string_view word);
 
 }  // namespace pagoda::cpu

@@ -9,9 +9,14 @@ namespace pagoda::cpu {
 extern const Kernels kPortableKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+Kernels kernels_amx();
 
 const Kernels& kernels(Isa isa) {
 #if defined(__x86_64__)
+  if (isa == Isa::amx) {
+    static const Kernels amx_kernels = kernels_amx();
+    return amx_kernels;
+  }
   if (isa == Isa::avx512) return kAvx512Kernels;
   if (isa == Isa::avx2 || isa == Isa::avx2_vnni) return kAvx2Kernels;
 #endif

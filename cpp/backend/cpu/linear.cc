@@ -3,6 +3,7 @@
 #include "backend/cpu/linear.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "backend/cpu/shares.h"
 #include "core/check.h"
@@ -23,14 +24,19 @@ constexpr int64_t even_share(int64_t count, int64_t most, int64_t unit) {
   return ceil_div(ceil_div(count, ceil_div(count, most)), unit) * unit;
 }
 
-/// Elements between rows of the rounded input.
-constexpr int64_t rounded_stride(int64_t cols) { return ceil_div(cols, 2) * 2; }
+/// Elements of a row of the rounded input: whole blocks.
+constexpr int64_t rounded_elements(int64_t cols) { return ceil_div(cols, kBlockCols) * kBlockCols; }
 
-bool any_quantised(std::span<const WeightFormat> formats) {
-  return std::any_of(formats.begin(), formats.end(), takes_quantised_input);
+size_t rounded_bytes(int64_t num_tokens, int64_t cols) {
+  return round_up(static_cast<size_t>(num_tokens * rounded_elements(cols)) * sizeof(uint16_t));
 }
-bool any_bf16(std::span<const WeightFormat> formats) {
-  return std::find(formats.begin(), formats.end(), WeightFormat::bf16) != formats.end();
+
+bool any_of_form(const LinearKernels& kernels, std::span<const WeightFormat> formats, InputForm form) {
+  return std::any_of(formats.begin(), formats.end(), [&](WeightFormat format) { return input_form(kernels, format) == form; });
+}
+
+bool has_spans(const LinearKernels& kernels, std::span<const WeightFormat> formats) {
+  return kernels.span_rows > 0 && any_of_form(kernels, formats, InputForm::rounded);
 }
 
 size_t quantised_bytes(int64_t num_tokens, int64_t cols) {
@@ -45,15 +51,15 @@ LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const 
   if (!input.quantised && !input.rounded) return input;
 
   const int64_t num_rows = x.shape[0];
-  const auto prepare = [&](int64_t tile, int) {
-    const int64_t begin = tile * kernels.tile_rows, end = std::min<int64_t>(begin + kernels.tile_rows, num_rows);
+  const int64_t unit = unit_rows(kernels, formats), num_units = ceil_div(num_rows, unit);
+  const auto prepare = [&](int64_t index, int) {
+    const int64_t begin = index * unit, end = std::min(begin + unit, num_rows);
     for (int64_t row = begin; row < end; ++row) prepare_row(kernels, input, x.row<const float>(row), row, {begin, end});
   };
-  const int64_t num_tiles = ceil_div(num_rows, kernels.tile_rows);
   if (num_rows * x.cols() <= kSerialElements) {
-    for (int64_t tile = 0; tile < num_tiles; ++tile) prepare(tile, 0);
+    for (int64_t index = 0; index < num_units; ++index) prepare(index, 0);
   } else {
-    pool.run(num_tiles, prepare);
+    pool.run(num_units, prepare);
   }
   return input;
 }
@@ -65,7 +71,7 @@ void set_input(TileArgs& args, const LinearInput& input, WeightFormat format, in
     if (input.low) args.low = input.low + row * (args.cols / 32);
     if (input.outliers) args.outliers = input.outliers + outlier_places(row, args.cols);
   } else if (format == WeightFormat::bf16 && input.rounded) {
-    args.x_stride = rounded_stride(args.cols);
+    args.x_stride = rounded_elements(args.cols);
     args.x = input.rounded + row * args.x_stride;
   } else {
     args.x_stride = input.x.row_stride;
@@ -102,11 +108,43 @@ void run_tile(TileKernel one, TileKernel two, TileArgs& args, int64_t num_panels
   if (args.bias) args.bias -= num_panels * kPanelRows;
 }
 
+SpanArgs span_args(const PackedPart& part, int64_t begin, int64_t end, int64_t part_column, RowRange rows,
+                   const LinearOutput& out, const LinearInput& input) {
+  const int64_t column = part_column + begin * kPanelRows;
+  SpanArgs args{};
+  args.panels = part.panels + static_cast<size_t>(begin) * part.panel_bytes;
+  args.panel_bytes = part.panel_bytes;
+  args.num_panels = end - begin;
+  args.num_columns = std::min(end * kPanelRows, part.rows) - begin * kPanelRows;
+  args.cols = input.x.cols();
+  args.x = input.rounded + rows.begin * rounded_elements(args.cols);
+  args.num_rows = rows.end - rows.begin;
+  args.out = out.out.row<float>(rows.begin) + column;
+  args.out_stride = out.out.row_stride;
+  args.bias = out.bias ? out.bias + column : nullptr;
+  return args;
+}
+
 }  // namespace
 
+int64_t unit_rows(const LinearKernels& kernels, std::span<const WeightFormat> formats) {
+  if (!has_spans(kernels, formats)) return kernels.tile_rows;
+  const bool has_tiles = any_of_form(kernels, formats, InputForm::quantised);
+  return has_tiles ? std::lcm<int64_t>(kernels.tile_rows, kernels.span_rows) : kernels.span_rows;
+}
+
+int64_t most_task_rows(const LinearKernels& kernels, std::span<const WeightFormat> formats, int64_t cols) {
+  const bool spans = has_spans(kernels, formats);
+  const size_t rows = spans ? kSpanBlockBytes / sizeof(uint16_t) : kRowBlockBytes / sizeof(float);
+  const int64_t unit = unit_rows(kernels, formats), most = std::max(static_cast<int64_t>(rows) / cols, unit);
+  return spans ? std::min(most, kMostSpanRows - unit) : most;
+}
+
 LinearKernels linear_kernels(Isa isa, InputPrecision precision) {
-  const auto table = [isa]() -> const LinearKernels& {
+  require(precision != InputPrecision::bf16 || isa == Isa::amx, "activation_dtype bf16 needs isa amx, got ", isa_name(isa));
+  const auto table = [isa, precision]() -> LinearKernels {
 #if defined(__x86_64__)
+    if (isa == Isa::amx) return linear_kernels_amx(precision == InputPrecision::bf16);
     if (isa == Isa::avx512) return linear_kernels_avx512();
     if (isa == Isa::avx2_vnni) return linear_kernels_avx2_vnni();
     if (isa == Isa::avx2) return linear_kernels_avx2();
@@ -115,6 +153,7 @@ LinearKernels linear_kernels(Isa isa, InputPrecision precision) {
     return linear_kernels_portable();
   };
   LinearKernels kernels = table();
+  kernels.isa = isa;
   kernels.precision = precision;
   return kernels;
 }
@@ -122,34 +161,41 @@ LinearKernels linear_kernels(Isa isa, InputPrecision precision) {
 InputPrecision parse_input_precision(std::string_view word) {
   if (word == "auto") return InputPrecision::mixed;
   if (word == "int8") return InputPrecision::int8;
-  require(word == "int16", "activation_dtype must be one of auto, int8, int16, got ", word);
+  if (word == "bf16") return InputPrecision::bf16;
+  require(word == "int16", "activation_dtype must be one of auto, int8, bf16, int16, got ", word);
   return InputPrecision::int16;
 }
 
 size_t linear_workspace(int64_t num_tokens, int64_t /*rows*/, int64_t cols, std::span<const WeightFormat> formats) {
   size_t bytes = 0;
-  if (any_quantised(formats)) bytes += quantised_bytes(num_tokens, cols);
-  if (any_bf16(formats)) bytes += round_up(static_cast<size_t>(num_tokens * rounded_stride(cols)) * sizeof(uint16_t));
+  const auto is_bf16 = [](WeightFormat format) { return format == WeightFormat::bf16; };
+  if (std::any_of(formats.begin(), formats.end(), takes_quantised_input)) bytes += quantised_bytes(num_tokens, cols);
+  if (std::any_of(formats.begin(), formats.end(), is_bf16)) bytes += rounded_bytes(num_tokens, cols);
   return bytes;
 }
 
 LinearInput place_input(const LinearKernels& kernels, const Tensor& x, std::span<const WeightFormat> formats, void* workspace) {
   LinearInput input{x};
   std::byte* next = static_cast<std::byte*>(workspace);
-  if (any_quantised(formats)) {
+  if (any_of_form(kernels, formats, InputForm::quantised)) {
     input.quantised = reinterpret_cast<QuantBlock*>(next);
     void* extras = input.quantised + x.shape[0] * (x.cols() / 32);
     if (kernels.precision == InputPrecision::int16) input.low = static_cast<QuantBytes*>(extras);
     if (kernels.precision == InputPrecision::mixed) input.outliers = static_cast<Outlier*>(extras);
     next += quantised_bytes(x.shape[0], x.cols());
   }
-  if (kernels.rounds_to_bf16 && any_bf16(formats)) input.rounded = reinterpret_cast<uint16_t*>(next);
+  if (any_of_form(kernels, formats, InputForm::rounded)) input.rounded = reinterpret_cast<uint16_t*>(next);
   return input;
 }
 
-void prepare_row(const LinearKernels& kernels, const LinearInput& input, const float* x, int64_t row, RowRange tile) {
+void prepare_row(const LinearKernels& kernels, const LinearInput& input, const float* x, int64_t row, RowRange block) {
   const int64_t cols = input.x.cols();
+  const auto tile_of = [&](int64_t tile_rows) {
+    const int64_t begin = block.begin + (row - block.begin) / tile_rows * tile_rows;
+    return RowRange{begin, std::min(begin + tile_rows, block.end)};
+  };
   if (input.quantised) {
+    const RowRange tile = tile_of(kernels.tile_rows);
     const int64_t first = tile.begin * (cols / 32) + (row - tile.begin);
     const QuantisedRow to{input.quantised + first, input.low ? input.low + first : nullptr,
                           input.outliers ? input.outliers + outlier_places(tile.begin, cols) : nullptr, tile.end - tile.begin,
@@ -157,7 +203,13 @@ void prepare_row(const LinearKernels& kernels, const LinearInput& input, const f
     if (to.outliers && row == tile.begin) to.outliers->col = 0;
     kernels.quantise_row(x, cols, to);
   }
-  if (input.rounded) kernels.round_row(x, cols, input.rounded + row * rounded_stride(cols));
+  if (input.rounded && kernels.span_rows > 0) {
+    const RowRange tile = tile_of(kernels.span_rows);
+    uint16_t* first = input.rounded + tile.begin * rounded_elements(cols) + (row - tile.begin) * kBlockCols;
+    kernels.round_row(x, cols, first, (tile.end - tile.begin) * kBlockCols);
+  } else if (input.rounded) {
+    kernels.round_row(x, cols, input.rounded + row * rounded_elements(cols), kBlockCols);
+  }
 }
 
 void run_task(const LinearKernels& kernels, const LinearTask& task, const LinearOutput& out, const LinearInput& input,
@@ -167,6 +219,10 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
   for (const PackedPart& part : parts) {
     const int64_t begin = std::max<int64_t>(task.panel_begin - part.panel_begin, 0);
     const int64_t end = std::min(task.panel_end - part.panel_begin, part.num_panels());
+    if (const SpanKernel span = kernels.span[static_cast<int>(part.format)]) {
+      if (begin < end) span(span_args(part, begin, end, part.row_begin - parts[0].row_begin, task.rows, out, input));
+      continue;
+    }
     const TileKernel* one = kernels.tile[static_cast<int>(part.format)];
     const TileKernel* two = kernels.pair[static_cast<int>(part.format)];
     const bool has_pairs = two[std::min<int64_t>(row_end - row_begin, kernels.tile_rows) - 1] != nullptr;
@@ -191,34 +247,97 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
   }
 }
 
-void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
-            const float* bias, void* workspace) {
-  const int64_t num_rows = x.shape[0];
-  if (num_rows == 0) return;
-  const PackedWeight& packed = PackedWeight::of(weight);
-  const LinearInput input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
+namespace {
 
-  const int64_t tile_rows = kernels.tile_rows;
-  const int64_t most_rows = static_cast<int64_t>(kRowBlockBytes / sizeof(float)) / x.cols();
-  const int64_t block_rows = even_share(num_rows, std::max(most_rows, tile_rows), tile_rows);
+/// Calls body(first unit, end unit, rows) for tasks that share out `num_units` units of a product's columns, blocks of rows by
+/// blocks of rows.
+template <class Body>
+void share_columns(const LinearKernels& kernels, ThreadPool& pool, int64_t num_rows, const Weight& weight, int64_t num_units,
+                   int64_t unit_panels, const Body& body) {
+  const int64_t cols = weight.cols, unit_bytes = static_cast<int64_t>(weight.bytes) / num_units;
+  const int64_t block_rows =
+      even_share(num_rows, most_task_rows(kernels, weight.part_formats, cols), unit_rows(kernels, weight.part_formats));
   const int64_t num_blocks = ceil_div(num_rows, block_rows);
-  const int64_t unit_panels = num_rows >= kMinPairRows ? 2 : 1;
-  const int64_t block_units = ceil_div(packed.num_panels, unit_panels);
-  const int64_t unit_bytes = static_cast<int64_t>(weight.bytes) / block_units;
-  const int64_t unit_products = std::min(block_rows, num_rows) * unit_panels * kPanelRows * x.cols();
+  const int64_t unit_products = std::min(block_rows, num_rows) * unit_panels * kPanelRows * cols;
   const int64_t least = std::min(ceil_div(kLeastBytes, unit_bytes), ceil_div(kLeastProducts, unit_products));
-  const Shares shares(num_blocks * block_units, pool.num_threads(), least);
-
+  const Shares shares(num_blocks * num_units, pool.num_threads(), least);
   pool.run(shares.count(), [&](int64_t i, int) {
     auto [unit, end] = shares[i];
     for (int64_t next; unit < end; unit = next) {
-      const int64_t block = unit / block_units, first = unit % block_units;
-      next = std::min(end, (block + 1) * block_units);
-      const int64_t panel_end = std::min((first + next - unit) * unit_panels, packed.num_panels);
-      const LinearTask task{first * unit_panels, panel_end, {block * block_rows, std::min((block + 1) * block_rows, num_rows)}};
-      run_task(kernels, task, {out, bias}, input, packed.parts);
+      const int64_t block = unit / num_units, first = unit % num_units;
+      next = std::min(end, (block + 1) * num_units);
+      body(first, first + next - unit, RowRange{block * block_rows, std::min((block + 1) * block_rows, num_rows)});
     }
   });
+}
+
+void multiply(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const LinearInput& input, const Weight& weight,
+              const float* bias) {
+  const PackedWeight& packed = PackedWeight::of(weight);
+  const int64_t num_rows = input.x.shape[0];
+  const int64_t unit_panels = num_rows >= kMinPairRows || has_spans(kernels, weight.part_formats) ? 2 : 1;
+  const int64_t num_units = ceil_div(packed.num_panels, unit_panels);
+  share_columns(kernels, pool, num_rows, weight, num_units, unit_panels, [&](int64_t begin, int64_t end, RowRange rows) {
+    const LinearTask task{begin * unit_panels, std::min(end * unit_panels, packed.num_panels), rows};
+    run_task(kernels, task, {out, bias}, input, packed.parts);
+  });
+}
+
+/// Multiplies the prepared input with gates and ups. The activations go to `out`, or rounded to `rounded`.
+void multiply_gated(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, uint16_t* rounded,
+                    const LinearInput& input, const Weight& weight, const float* bias, const GateRows& how) {
+  const std::vector<PackedPart>& parts = PackedWeight::of(weight).parts;
+  const PackedPart& part = parts[0];
+  const int64_t cols = weight.rows / 2, num_panels = cols / kPanelRows;
+  SpanGate gate{};
+  gate.how = how;
+  gate.up_offset = static_cast<size_t>(num_panels) * part.panel_bytes;
+  if (parts.size() == 2) gate.up_offset = static_cast<size_t>(parts[1].panels - part.panels);
+  gate.rounded_cols = cols;
+  share_columns(kernels, pool, input.x.shape[0], weight, num_panels, 2, [&](int64_t begin, int64_t end, RowRange rows) {
+    SpanGate own = gate;
+    own.column = begin * kPanelRows;
+    if (bias) own.up_bias = bias + cols + own.column;
+    if (rounded) own.rounded = rounded + rows.begin * cols;
+    SpanArgs args = span_args(part, begin, end, 0, rows, {out, bias}, input);
+    args.gate = &own;
+    kernels.span[static_cast<int>(part.format)](args);
+  });
+}
+
+}  // namespace
+
+void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
+            const float* bias, void* workspace) {
+  if (x.shape[0] == 0) return;
+  multiply(kernels, pool, out, prepare_input(kernels, pool, x, weight.part_formats, workspace), weight, bias);
+}
+
+bool gates_in_product(const LinearKernels& kernels, int64_t num_rows, const Weight& weight) {
+  if (num_rows < 2 || weight.rows % (2 * kPanelRows) != 0) return false;
+  const std::vector<PackedPart>& parts = PackedWeight::of(weight).parts;
+  const bool halves = parts.size() == 1 || (parts.size() == 2 && parts[0].rows == parts[1].rows);
+  return halves && parts.front().format == parts.back().format && kernels.span[static_cast<int>(parts[0].format)];
+}
+
+void gated_linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
+                  const float* bias, const GateRows& how, void* workspace) {
+  const LinearInput input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
+  multiply_gated(kernels, pool, out, nullptr, input, weight, bias, how);
+}
+
+bool rounds_between(const LinearKernels& kernels, const Weight& down) {
+  const auto rounds = [&](WeightFormat format) { return kernels.span[static_cast<int>(format)] != nullptr; };
+  return down.cols % kBlockCols == 0 && std::all_of(down.part_formats.begin(), down.part_formats.end(), rounds);
+}
+
+void gated_mlp(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const GatedMlp& mlp,
+               const GateRows& how) {
+  const LinearInput input = prepare_input(kernels, pool, x, mlp.up.part_formats, mlp.workspace);
+  LinearInput between{mlp.gated};
+  between.rounded = mlp.gated.as<uint16_t>();
+  multiply_gated(kernels, pool, mlp.gated, between.rounded, input, mlp.up, mlp.up_bias, how);
+  multiply(kernels, pool, out, between, mlp.down, mlp.down_bias);
 }
 
 void embed(ThreadPool& pool, const Tensor& out, const Weight& table, const int32_t* ids) {

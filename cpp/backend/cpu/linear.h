@@ -18,6 +18,8 @@ namespace pagoda::cpu {
 constexpr int64_t kSerialElements = 8192;
 /// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
+/// The same where panels are unpacked for each task.
+constexpr size_t kSpanBlockBytes = size_t{1024} << 10;
 
 /// The kernels of an instruction set that isa_supported() admits. Builds for other CPUs than x86-64 have only `portable`.
 LinearKernels linear_kernels(Isa isa, InputPrecision precision);
@@ -32,18 +34,24 @@ struct LinearInput {
   QuantBlock* quantised = nullptr;  ///< [tiles][K/32][rows of the tile], or null
   QuantBytes* low = nullptr;        ///< the low bytes, likewise, or null
   Outlier* outliers = nullptr;      ///< the tiles' lists, outlier_places() apart, or null
-  uint16_t* rounded = nullptr;      ///< bf16 rows, padded to an even length, or null
+  uint16_t* rounded = nullptr;      ///< bf16 rows [T][ceil(K/32)][32], zero past K, or as SpanArgs has them; or null
 };
 
 struct RowRange {
   int64_t begin, end;
 };
 
-/// Panels [panel_begin, panel_end) of the whole weight times `rows`. Tiles of kernels.tile_rows rows begin at rows.begin.
+/// Panels [panel_begin, panel_end) of the whole weight times `rows`, which begin at a multiple of unit_rows.
 struct LinearTask {
   int64_t panel_begin, panel_end;
   RowRange rows;
 };
+
+/// Rows that are whole tiles in each of the forms that `formats` are multiplied with.
+int64_t unit_rows(const LinearKernels& kernels, std::span<const WeightFormat> formats);
+
+/// Rows that one task takes through its panels, at most, but for what is missing to a multiple of unit_rows.
+int64_t most_task_rows(const LinearKernels& kernels, std::span<const WeightFormat> formats, int64_t cols);
 
 struct LinearOutput {
   Tensor out;         ///< [T, rows of the parts] f32
@@ -53,8 +61,9 @@ struct LinearOutput {
 /// Lays the forms of x[T, K] that `formats` need out in `workspace`, without filling them.
 LinearInput place_input(const LinearKernels& kernels, const Tensor& x, std::span<const WeightFormat> formats, void* workspace);
 
-/// Fills the forms of input row `row` of the tile `tile` from the K values at `x`.
-void prepare_row(const LinearKernels& kernels, const LinearInput& input, const float* x, int64_t row, RowRange tile);
+/// Fills the forms of input row `row` from the K values at `x`. Tiles begin with `block`, whose rows one thread prepares in
+/// order.
+void prepare_row(const LinearKernels& kernels, const LinearInput& input, const float* x, int64_t row, RowRange block);
 
 /// Multiplies the task's prepared rows with those of its panels that lie in `parts`, neighbours in one weight, of which the
 /// first one's first row is column 0 of the output.
@@ -71,6 +80,20 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 /// the row or column that it stands in NaN or infinite, no other. Scales of mxfp4 below 2^-126 count as zero.
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
+
+/// Whether gated_linear can multiply `weight`, gates over ups, with so many rows.
+bool gates_in_product(const LinearKernels& kernels, int64_t num_rows, const Weight& weight);
+
+/// out[T, I] = activation of the product of x[T, K] with weight[2I, K], bit for bit that of `linear`'s. Needs gates_in_product.
+void gated_linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
+                  const float* bias, const GateRows& how, void* workspace);
+
+/// Whether gated_mlp can hand the activations on to `down` as they are multiplied.
+bool rounds_between(const LinearKernels& kernels, const Weight& down);
+
+/// out[T, H] = Backend::gated_mlp. Needs gates_in_product for `up` and rounds_between for `down`.
+void gated_mlp(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const GatedMlp& mlp,
+               const GateRows& how);
 
 /// out[T, H] (f32) = rows ids[T] of table[V, H], dequantised. 0 <= ids[i] < V.
 void embed(ThreadPool& pool, const Tensor& out, const Weight& table, const int32_t* ids);

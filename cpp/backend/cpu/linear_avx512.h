@@ -1,6 +1,9 @@
-// Tile kernels for AVX-512 with VNNI and BF16: one zmm register is a panel's 16 columns.
-// Compiled with -mavx512{f,bw,vl,dq,vnni,bf16}; reached only through linear_kernels_avx512() on a CPU that has them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false positives inside GCC 12's own intrinsics
+// The type that the tile kernels for AVX-512 with VNNI and BF16 are written over: one zmm register is a panel's 16 columns.
+// Include only from files compiled for it.
+#pragma once
+
+#pragma GCC diagnostic ignored "-Wuninitialized"  // false positives inside GCC 12's own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>
 
@@ -143,21 +146,20 @@ struct Avx512 {
   static __m512i high_bytes(__m512i q) { return _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), kLowBits); }
 
   /// Subnormals become zero here, as vdpbf16ps would take them anyway.
-  static void round_row(const float* x, int64_t cols, uint16_t* out) {
-    for (int64_t k = 0; k < cols; k += 16) {
-      const int width = static_cast<int>(cols - k < 16 ? cols - k : 16);
-      const __m512bh pair = _mm512_cvtne2ps_pbh(_mm512_setzero_ps(), load_part(x + k, width));
-      const __mmask16 padded = mask((width + 1) & ~1);
-      _mm256_mask_storeu_epi16(out + k, padded, _mm512_castsi512_si256(reinterpret_cast<__m512i>(pair)));
+  static void round_row(const float* x, int64_t cols, uint16_t* out, int64_t stride) {
+    int64_t k = 0;
+    for (; k + 32 <= cols; k += 32, out += stride) round_block(_mm512_loadu_ps(x + k), _mm512_loadu_ps(x + k + 16), out);
+    const int left = static_cast<int>(cols - k);
+    if (left > 16) {
+      round_block(_mm512_loadu_ps(x + k), load_part(x + k + 16, left - 16), out);
+    } else if (left > 0) {
+      round_block(load_part(x + k, left), zero(), out);
     }
+  }
+  static void round_block(__m512 first, __m512 last, uint16_t* out) {
+    _mm512_storeu_si512(out, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(last, first)));
   }
 };
 
 }  // namespace
-
-const LinearKernels& linear_kernels_avx512() {
-  static constexpr LinearKernels kKernels = make_linear_kernels<Avx512>(Isa::avx512);
-  return kKernels;
-}
-
 }  // namespace pagoda::cpu

@@ -1,11 +1,12 @@
 // What the inner kernels of the matrix product look like: the quantised form of the input, the arguments of one tile, and the
-// table of functions that each instruction set fills (linear_{portable,avx2,avx512}.cc from linear_tile.h). linear.cc walks the
-// tiles.
+// table of functions that each instruction set fills (linear_{portable,avx2,avx512}.cc from linear_tile.h, linear_amx.cc).
+// linear.cc walks the tiles.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/backend.h"
 #include "backend/cpu/input_precision.h"
 #include "backend/cpu/isa.h"
 #include "core/weight_format.h"
@@ -52,7 +53,8 @@ struct QuantisedRow {
   int32_t row;        ///< of the tile
 };
 
-/// Whether weights of this format are multiplied with QuantBlocks; the others take floats (bf16: see rounds_to_bf16).
+/// Whether weights of this format are multiplied with QuantBlocks where no tile unit multiplies them as bf16; the others take
+/// floats (bf16: see rounds_to_bf16).
 constexpr bool takes_quantised_input(WeightFormat format) { return is_quantised(format) && format != WeightFormat::f8_e4m3; }
 
 /// One tile: up to kMaxTileRows input rows times one or two panels of 16 weight rows, over all of K.
@@ -74,6 +76,42 @@ struct TileArgs {
 
 using TileKernel = void (*)(const TileArgs& args);
 
+/// out[n] = activation(gate) * up
+struct GateRows {
+  void (*activate)(float* out, const float* gate, const float* up, int64_t n, Activation activation);
+  Activation activation;
+};
+
+/// How a product of gates and ups becomes one of activations: the span's panels hold gates, and for each there is a panel of
+/// ups.
+struct SpanGate {
+  size_t up_offset;  ///< bytes from a panel of gates to that of ups
+  GateRows how;
+  const float* up_bias;  ///< of the first column, or null
+  uint16_t* rounded;     ///< where the span's rows go as bf16 in the form of SpanArgs::x instead of `out`, or null
+  int64_t rounded_cols;  ///< of that form, a multiple of 32
+  int64_t column;        ///< of that form: the span's first
+};
+
+/// A run of panels times a run of tiles of input rows, for kernels that unpack a panel once for all rows.
+struct SpanArgs {
+  const std::byte* panels;  ///< see pack.h
+  size_t panel_bytes;
+  int64_t num_panels;
+  int64_t num_columns;  ///< that the panels hold: the last ones may be missing
+  int64_t cols;         ///< K
+  const uint16_t* x;    ///< bf16 [tiles][ceil(K/32)][rows of the tile][32], zero past K
+  int64_t num_rows;
+  float* out;            ///< first output element
+  int64_t out_stride;    ///< elements between output rows
+  const float* bias;     ///< of the first column, or null
+  const SpanGate* gate;  ///< null: none
+};
+
+constexpr int64_t kMostSpanRows = 576;  ///< of a span
+
+using SpanKernel = void (*)(const SpanArgs& args);
+
 /// One table per instruction set. Every output element is summed in order of K in one
 /// accumulator, the outliers last, whatever the tile: its bits do not depend on how many rows are multiplied with it.
 struct LinearKernels {
@@ -82,18 +120,31 @@ struct LinearKernels {
   bool rounds_to_bf16;  ///< bf16 weights are multiplied with bf16 input (else with f32 input)
   /// Quantises x[cols], cols a multiple of 32.
   void (*quantise_row)(const float* x, int64_t cols, const QuantisedRow& to);
-  /// out[cols rounded up to even] = x[cols] rounded to nearest even; padded with zero.
-  void (*round_row)(const float* x, int64_t cols, uint16_t* out);
+  /// Rounds x[cols] to nearest even, 32 values to each of out, out + stride and so on; zero past cols.
+  void (*round_row)(const float* x, int64_t cols, uint16_t* out, int64_t stride);
   /// [format][rows - 1], for one panel
   TileKernel tile[kNumWeightFormats][kMaxTileRows];
   /// The same for two, which load each input value once for both; null where that gains nothing.
   TileKernel pair[kNumWeightFormats][kMaxTileRows];
+  /// Instead of tiles: products of weights, rounded to bf16, with input rounded to bf16. Null: tile by tile.
+  SpanKernel span[kNumWeightFormats];
+  int span_rows;             ///< rows of a full tile of SpanArgs::x; 0: no spans
   InputPrecision precision;  ///< set by linear_kernels()
 };
+
+/// What weights of a format are multiplied with.
+enum class InputForm : uint8_t { floats, rounded, quantised };
+constexpr InputForm input_form(const LinearKernels& kernels, WeightFormat format) {
+  if (kernels.span[static_cast<int>(format)]) return InputForm::rounded;
+  if (takes_quantised_input(format)) return InputForm::quantised;
+  return format == WeightFormat::bf16 && kernels.rounds_to_bf16 ? InputForm::rounded : InputForm::floats;
+}
 
 const LinearKernels& linear_kernels_portable();
 const LinearKernels& linear_kernels_avx2();
 const LinearKernels& linear_kernels_avx2_vnni();
 const LinearKernels& linear_kernels_avx512();
+/// AVX-512's, but that bf16 weights are multiplied in tiles, or all that are not f32, f16 or f8_e4m3.
+LinearKernels linear_kernels_amx(bool all);
 
 }  // namespace pagoda::cpu

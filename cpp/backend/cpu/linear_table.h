@@ -49,7 +49,7 @@ constexpr void fill_kernels(LinearKernels& kernels) {
 /// The table of one instruction set.
 template <class Simd>
 constexpr LinearKernels make_linear_kernels(Isa isa) {
-  LinearKernels kernels{isa, Simd::kTileRows, Simd::kRoundsToBf16, quantise_row<Simd>, nullptr, {}, {}, {}};
+  LinearKernels kernels{isa, Simd::kTileRows, Simd::kRoundsToBf16, quantise_row<Simd>, nullptr, {}, {}, {}, 0, {}};
   if constexpr (Simd::kRoundsToBf16) kernels.round_row = Simd::round_row;
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
     (fill_kernels<Simd, kIndex + 1>(kernels), ...);

@@ -93,7 +93,7 @@ void widened_bf16_tile(const TileArgs& args) {
   store_tile<Simd>(args, acc);
 }
 
-/// bf16 panels [K/2][16][2] times bf16 input, rows padded to an even length.
+/// bf16 panels [K/2][16][2] times bf16 input, rows padded with zero.
 template <class Simd, int kPanels, int kRows>
 void bf16_tile(const TileArgs& args) {
   using Floats = typename Simd::Floats;

@@ -11,7 +11,7 @@ const SamplingKernels& sampling_kernels_avx512();
 
 const SamplingKernels& sampling_kernels(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) return sampling_kernels_avx512();
+  if (isa == Isa::avx512 || isa == Isa::amx) return sampling_kernels_avx512();
   if (isa == Isa::avx2 || isa == Isa::avx2_vnni) return sampling_kernels_avx2();
 #endif
   (void)isa;

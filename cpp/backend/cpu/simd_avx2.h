@@ -16,6 +16,7 @@ struct Avx2 {
   using Mask = Vec;
   /// Register blocking of the attention kernels: rows x vectors of accumulators.
   static constexpr bool kDots = false;
+  static constexpr bool kTiles = false;
   static constexpr int kRows = 6;
   static constexpr int kVecs = 1;
 

@@ -68,6 +68,7 @@ struct Avx512 {
   /// Sixteen pairs of bf16 numbers.
   using Pairs = __m512bh;
   static constexpr bool kDots = true;
+  static constexpr bool kTiles = false;
   [[gnu::always_inline]] static inline Pairs load_pairs(const void* p) { return pairs(_mm512_loadu_si512(p)); }
   [[gnu::always_inline]] static inline Pairs interleave(const uint16_t* a, const uint16_t* b) {
     return interleave(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)),
@@ -81,6 +82,9 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static inline Pairs interleave_some(const int8_t* a, const int8_t* b, int n) {
     return interleave(a ? load_n(a, n) : zero(), b ? load_n(b, n) : zero());
+  }
+  [[gnu::always_inline]] static inline void store_pairs(void* p, Pairs a) {
+    _mm512_storeu_si512(p, reinterpret_cast<__m512i>(a));
   }
   [[gnu::always_inline]] static inline void store_pairs(void* p, Pairs a, int n) {
     _mm512_mask_storeu_epi32(p, first(n), reinterpret_cast<__m512i>(a));

@@ -20,6 +20,7 @@ struct Portable {
   };
   /// Register blocking of the attention kernels: rows x vectors of accumulators.
   static constexpr bool kDots = false;
+  static constexpr bool kTiles = false;
   static constexpr int kRows = 2;
   static constexpr int kVecs = 1;
 
