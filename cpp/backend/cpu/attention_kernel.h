@@ -56,29 +56,32 @@ void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next
 
 /// Adds the tiles that hold positions [lo, hi) to the rows' states in run.part, with tiles. A copy that was only just stored
 /// has to reach the cache before a tile of it can be loaded: keys are copied before the softmax of the tile before them, values
-/// behind it.
+/// behind it, also those of the partition that follows; `first_part` finds none copied.
 template <class S, class T>
-void attend_tiles(AttentionRun& run, const int32_t* blocks, int64_t lo, int64_t hi) {
+void attend_tiles(AttentionRun& run, const int32_t* blocks, int64_t lo, int64_t hi, bool first_part) {
   const KvPlace& kv = run.job->kv;
+  const int64_t last_hi = run.hi[run.rows - 1], parts_end = static_cast<int64_t>(run.task->part_end) * kAttentionPartition;
+  const int64_t copied_hi = last_hi < parts_end ? last_hi : parts_end;
   const PairedTile copy{reinterpret_cast<BfPair*>(run.keys), reinterpret_cast<BfPair*>(run.values), tile_pairs(kv.head_dim),
                         run.padded};
   const auto source_at = [&](int64_t begin) { return TileSource{&kv, blocks, run.task->kv_head, begin}; };
   int64_t begin = lo / kAttentionTile * kAttentionTile;
   TileSource source = source_at(begin);
-  copy_keys_for_tiles<S, T>(source, source.clip(lo), source.clip(hi), copy);
-  copy_values_for_tiles<S, T>(source, source.clip(lo), source.clip(hi), copy);
+  if (first_part) {
+    copy_keys_for_tiles<S, T>(source, source.clip(lo), source.clip(hi), copy);
+    copy_values_for_tiles<S, T>(source, source.clip(lo), source.clip(hi), copy);
+  }
   for (; begin < hi; begin += kAttentionTile) {
     const TileSource next = source_at(begin + kAttentionTile);
     const KvTile<BfPair> tile = copy.view(source.clip(lo), source.clip(hi));
     const int first = tile.lo / 16, last = (tile.hi + 15) / 16;
     if (run.scaled) read_scales<S>(source, next, lo, hi, run.scales);
-    if (kv.group == 16) prefetch_tile(block_tile<T>(source_at(begin + 2 * kAttentionTile), lo, hi), kv.head_dim);
     score_tiles<S>(run.rows, reinterpret_cast<const uint16_t*>(run.q), 2 * run.padded, tile, kv.head_dim, run.scores, first,
                    last);
-    copy_keys_for_tiles<S, T>(next, next.clip(lo), next.clip(hi), copy);
+    copy_keys_for_tiles<S, T>(next, next.clip(lo), next.clip(copied_hi), copy);
     softmax_tile<S, WeightForm::tiles>(run, first, last, begin, tile.lo, tile.hi);
     value_tiles<S>(run.rows, {run.scores, run.correction, run.part, run.state}, tile, first, last);
-    copy_values_for_tiles<S, T>(next, next.clip(lo), next.clip(hi), copy);
+    copy_values_for_tiles<S, T>(next, next.clip(lo), next.clip(copied_hi), copy);
     source = next;
   }
 }
@@ -127,7 +130,8 @@ void attend_partition(AttentionRun& run, int part) {
   const bool in_place = kv.group == 16 && kv.head_dim % 16 == 0 && (sizeof(T) == sizeof(float) || run.rows <= kCopyRows);
   const int32_t* blocks = run.job->batch.block_table + static_cast<int64_t>(run.task->seq) * run.job->batch.max_blocks;
   if constexpr (kUsesTiles<S, T>) {
-    return run.chains ? attend_chains<S, T>(run, blocks, lo, hi) : attend_tiles<S, T>(run, blocks, lo, hi);
+    if (run.chains) return attend_chains<S, T>(run, blocks, lo, hi);
+    return attend_tiles<S, T>(run, blocks, lo, hi, part == run.task->part_begin);
   }
   for (int64_t begin = lo / kAttentionTile * kAttentionTile; begin < hi; begin += kAttentionTile) {
     const TileSource source{&kv, blocks, run.task->kv_head, begin},

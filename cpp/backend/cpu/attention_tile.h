@@ -30,12 +30,6 @@ template <class T>
   }
 }
 
-template <class T>
-[[gnu::always_inline]] inline void prefetch_tile(const KvTile<T>& tile, int head_dim) {
-  prefetch_groups(tile.keys, tile, head_dim);
-  prefetch_groups(tile.values, tile, head_dim);
-}
-
 /// Where to find a sequence's tokens.
 struct TileSource {
   const KvPlace* kv;

@@ -90,9 +90,28 @@ template <class S, class T>
   }
 }
 
+/// Asks for the lines of the cache that token t's keys and values go to: a store to each would wait for it. A token whose
+/// neighbour was stored just before finds them near.
+template <class S>
+[[gnu::always_inline]] inline void prefetch_slot(const RopeStoreJob& job, int64_t t) {
+  const KvPlace& kv = job.kv;
+  const int32_t slot = job.slots[t];
+  const int64_t block = slot >> kv.block_shift;
+  const int offset = slot & (kv.block_size - 1), group_begin = offset / kv.group * kv.group;
+  if (slot < 0 || (t > 0 && job.slots[t - 1] == slot - 1 && offset != group_begin)) return;
+  const int64_t element = kv.dtype == DType::f32 ? 4 : kv.dtype == DType::bf16 ? 2 : 1;
+  for (int h = 0; h < job.args.kv_heads; ++h) {
+    const char* keys = kv.data + kv.key_offset(block, h, group_begin) * element;
+    const char* value = kv.data + kv.value_offset(block, h, offset) * element;
+    for (int64_t i = 0; i < kv.head_dim * kv.group * element; i += 64) __builtin_prefetch(keys + i, 1);
+    for (int64_t i = 0; i < kv.head_dim * element; i += 64) __builtin_prefetch(value + i, 1);
+  }
+}
+
 template <class S>
 void rope_store_token(const RopeStoreJob& job, int64_t t) {
   const RopeStoreArgs& args = job.args;
+  prefetch_slot<S>(job, t);
   float* row = job.qkv + t * job.qkv_stride;
   const float* cos_sin = args.rotary_dim ? args.cos_sin + static_cast<int64_t>(job.positions[t]) * args.rotary_dim : nullptr;
   for (int h = 0; h < args.num_heads + args.kv_heads; ++h) {
