@@ -11,11 +11,13 @@ FORMATS = {"q4_1": "gguf", "q4_0": "gguf", "q8_0": "gguf", "bf16": "gguf"}
 class Engine(InProcess):
     """`pagoda.LLM` with its defaults."""
 
+    OPTIONS: dict[str, object] = {}
+
     def __init__(self, model: str, threads: int) -> None:
         from pagoda import LLM, SamplingParams
 
         self._params = SamplingParams
-        self._llm = LLM(model, num_threads=threads, skip_tokenizer=True)
+        self._llm = LLM(model, num_threads=threads, skip_tokenizer=True, **self.OPTIONS)
         facts = self._llm.describe()
         parts = ("weights_bytes", "workspace_bytes", "kv_cache_bytes")
         self.planned = {"planned": sum(facts[part] for part in parts) / 2**20}

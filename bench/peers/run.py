@@ -33,7 +33,7 @@ from enginectl.bench import render
 from enginectl.bench_results import MACHINE, BenchResults, Bound, Row
 
 PLACE = ROOT / "build" / "peers"
-OURS = {"pagoda": "pagoda_llm", "pagoda-http": "pagoda_http"}
+OURS = {"pagoda": "pagoda_llm", "pagoda-http": "pagoda_http", "pagoda-bf16": "pagoda_bf16"}
 PEERS = {
     "llama.cpp": "peer_llama_cpp",
     "openvino": "peer_openvino",
@@ -98,7 +98,7 @@ def parse() -> argparse.Namespace:
     peers, engines = names(tuple(PEERS)), names(tuple(OURS))
     parser.add_argument("--setup", type=peers, help=f"install these: {', '.join(PEERS)}")
     parser.add_argument("--peers", type=peers, default=[], help="measure these")
-    parser.add_argument("--ours", type=engines, default=list(OURS), help="of pagoda (a library), pagoda-http")
+    parser.add_argument("--ours", type=engines, default=["pagoda", "pagoda-http"], help=f"of {', '.join(OURS)}")
     parser.add_argument("--model", default="smollm2-135m", help=f"GGUF file, alias, or {RANDOM} (default %(default)s)")
     of_weights = "of the weights, of all engines or, as vllm:bf16, of one; unset: all of an engine"
     parser.add_argument("--formats", type=lambda text: text.split(","), help=of_weights)
