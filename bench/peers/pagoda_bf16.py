@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pagoda_llm
 
 NAME, VERSION, PACKAGES = "pagoda-bf16", "", ()
@@ -11,4 +13,4 @@ FORMATS = {"q4_1": "gguf", "q4_0": "gguf", "q8_0": "gguf"}
 class Engine(pagoda_llm.Engine):
     """`pagoda.LLM` with that option."""
 
-    OPTIONS = {"activation_dtype": "bf16"}
+    OPTIONS: ClassVar[dict[str, object]] = {"activation_dtype": "bf16"}

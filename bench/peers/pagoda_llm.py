@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from worker import InProcess, result
 
 NAME, VERSION, PACKAGES = "pagoda", "", ()
@@ -11,7 +13,7 @@ FORMATS = {"q4_1": "gguf", "q4_0": "gguf", "q8_0": "gguf", "bf16": "gguf"}
 class Engine(InProcess):
     """`pagoda.LLM` with its defaults."""
 
-    OPTIONS: dict[str, object] = {}
+    OPTIONS: ClassVar[dict[str, object]] = {}
 
     def __init__(self, model: str, threads: int) -> None:
         from pagoda import LLM, SamplingParams

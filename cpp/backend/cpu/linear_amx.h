@@ -20,8 +20,8 @@ constexpr int64_t kManyBlocks = 10;
 constexpr int64_t kFewBlocks = 2;
 /// Columns of the longest row that is multiplied without tiles.
 constexpr int64_t kMostLoneCols = 16384;
-/// How far ahead of their use the panels are fetched, for few rows.
-constexpr int kSpanAheadBytes = 4096;
+/// How far ahead of its use a panel is fetched that is read from end to end.
+constexpr size_t kLoneAheadBytes = 4096;
 
 /// What the codes of a format stand for, by the low four or five bits of the lane that they are looked up with.
 struct MeaningTable {
@@ -104,23 +104,24 @@ struct BlockUnpacker {
     if constexpr (kLayout.groups == 2) unpack_floats<4, 8>(block, load_scales<1>(at, outer), body);
   }
 
-  /// Calls body(b, block, outer fields) for blocks [begin, end) of a panel.
+  /// Calls body(b, block, outer fields) for blocks [begin, end) of a panel, and fetches what lies `ahead` bytes behind them.
   template <class Body>
-  [[gnu::always_inline]] static void for_blocks(const std::byte* panel, int64_t begin, int64_t end, const Body& body) {
+  [[gnu::always_inline]] static void for_blocks(const std::byte* panel, int64_t begin, int64_t end, size_t ahead,
+                                                const Body& body) {
     constexpr int64_t kStep = kLayout.outer_bytes() + kLayout.blocks * kLayout.block_bytes();
     for (int64_t b = begin; b < end; ++b) {
       const std::byte* super = panel + b / kLayout.blocks * kStep;
       const std::byte* block = super + kLayout.outer_bytes() + b % kLayout.blocks * kLayout.block_bytes();
-      for (int i = 0; i < kLayout.block_bytes(); i += 64) __builtin_prefetch(block + kSpanAheadBytes + i);
+      for (int i = 0; i < kLayout.block_bytes(); i += 64) __builtin_prefetch(block + ahead + i);
       typename Kernel::Outer outer{};
       if constexpr (kLayout.outer_bytes() > 0) outer = Kernel::load_outer(super);
       body(b, block, outer);
     }
   }
 
-  /// Blocks [begin, end) of a panel to tiles [16][16][2] kPairBytes apart.
-  static void unpack(const std::byte* panel, int64_t begin, int64_t end, std::byte* to) {
-    for_blocks(panel, begin, end, [&](int64_t b, const std::byte* block, const typename Kernel::Outer& outer) {
+  /// Blocks [begin, end) of a panel to tiles [16][16][2] kPairBytes apart; fetches those `ahead` bytes behind them.
+  static void unpack(const std::byte* panel, int64_t begin, int64_t end, size_t ahead, std::byte* to) {
+    for_blocks(panel, begin, end, ahead, [&](int64_t b, const std::byte* block, const typename Kernel::Outer& outer) {
       std::byte* tile = to + (b - begin) * kPairBytes;
       for_pairs(block, outer, [tile](int value, Floats first, Floats second) __attribute__((always_inline)) {
         Simd::store_pairs(tile + 32 * value, first, second);
@@ -169,7 +170,7 @@ struct LoneProduct {
   /// Of a panel with x[num_blocks * 32], bf16 numbers as floats.
   [[gnu::noinline]] static Floats multiply(const std::byte* panel, int64_t num_blocks, const float* x) {
     Floats sum = Simd::zero();
-    Unpacker::for_blocks(panel, 0, num_blocks,
+    Unpacker::for_blocks(panel, 0, num_blocks, kLoneAheadBytes,
                          [&](int64_t b, const std::byte* block, const Outer& outer)
                              __attribute__((always_inline)) { sum = add_block(block, outer, x + b * 32, sum); });
     return sum;
@@ -300,9 +301,10 @@ class SpanProduct {
   /// Blocks [begin, end), as far as there are, to tiles().
   void unpack(int64_t begin, int64_t end) {
     if constexpr (kUnpacks) {
+      const size_t ahead = args_.gate ? args_.panel_bytes : 2 * args_.panel_bytes;  // to the panel that comes in its place
       for (int p = 0; p < panels_ && begin < num_blocks_; ++p) {
         const std::byte* panel = panel_ + static_cast<size_t>(p) * apart_;
-        BlockUnpacker<Simd, kFormat>::unpack(panel, begin, clip(end), tiles(begin) + p * (kPairBytes / 2));
+        BlockUnpacker<Simd, kFormat>::unpack(panel, begin, clip(end), ahead, tiles(begin) + p * (kPairBytes / 2));
       }
     } else if (begin == 0) {
       copy_last_block();
