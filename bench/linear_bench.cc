@@ -113,7 +113,7 @@ int main(int argc, char** argv) {
   const cpu::Isa isa = cpu::parse_isa(argc > 3 ? argv[3] : "auto");
   const size_t ring_bytes = (argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 200) << 20;
   const std::string only = argc > 5 ? argv[5] : "all";
-  const cpu::LinearKernels kernels = cpu::linear_kernels(isa, cpu::parse_input_precision(argc > 6 ? argv[6] : "auto"));
+  const cpu::LinearKernels kernels = cpu::linear_kernels(isa, cpu::parse_input_precision(argc > 6 ? argv[6] : "auto", isa));
   const int64_t rows = argc > 7 ? std::atoll(argv[7]) : 0;
   ThreadPool pool(threads);
   for (int i = 0; i < kNumWeightFormats; ++i) {

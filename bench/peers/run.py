@@ -33,7 +33,7 @@ from enginectl.bench import render
 from enginectl.bench_results import MACHINE, BenchResults, Bound, Row
 
 PLACE = ROOT / "build" / "peers"
-OURS = {"pagoda": "pagoda_llm", "pagoda-http": "pagoda_http", "pagoda-bf16": "pagoda_bf16"}
+OURS = {"pagoda": "pagoda_llm", "pagoda-http": "pagoda_http", "pagoda-mixed": "pagoda_mixed"}
 PEERS = {
     "llama.cpp": "peer_llama_cpp",
     "openvino": "peer_openvino",

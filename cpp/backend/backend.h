@@ -298,7 +298,8 @@ class Backend {
 struct CpuOptions {
   int num_threads = 0;       ///< 0 = usable physical cores
   std::string isa = "auto";  ///< auto | avx512 | avx2 | portable; a forced ISA the machine lacks is an InvalidArgument
-  std::string activation_dtype = "auto";  ///< auto | int8 | bf16 | int16: what the inputs of quantised weights are rounded to
+  std::string activation_dtype =
+      "auto";  ///< auto | int8 | mixed | bf16 | int16: what the inputs of quantised weights are rounded to
 };
 
 /// The planning facts of the CPU backend.

@@ -58,7 +58,7 @@ void EngineOptions::validate() const {
     }
   }
   validate_word("isa", isa, {"auto", "amx", "avx512", "avx2_vnni", "avx2", "portable"});
-  validate_word("activation_dtype", activation_dtype, {"auto", "int8", "bf16", "int16"});
+  validate_word("activation_dtype", activation_dtype, {"auto", "int8", "mixed", "bf16", "int16"});
   validate_word("kv_cache_dtype", kv_cache_dtype, {"auto", "bf16", "f16", "fp8", "int8", "f32"});
   parse_weight_format(weight_format);
   validate_word("scheduling_policy", scheduling_policy, {"fcfs", "priority", "fair"});

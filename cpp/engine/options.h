@@ -61,9 +61,9 @@ constexpr auto EngineOptions::fields() {
             "| f16 "
             "| f32; auto keeps what the file has; below 8 bits the embedding and the head get q8_0"),
       field("activation_dtype", &O::activation_dtype,
-            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | bf16 | int16 (15 bits of it); "
-            "auto = int8, but outliers among each 32 values are not rounded; bf16 rounds the weights too, needs isa amx and is "
-            "the fastest for long prompts"),
+            "on the CPU, what the inputs of quantised weights are rounded to: auto | int8 | mixed | bf16 | int16 (15 bits of "
+            "it); mixed = int8, but outliers among each 32 values are not rounded; bf16 rounds the weights too and needs AMX; "
+            "auto = bf16 with AMX, else mixed, which is faster for a lone stream"),
       field("num_threads", &O::num_threads, Range::closed(0, 1024),
             "compute threads on the CPU; 0 = the usable physical cores"),
       field("max_model_len", &O::max_model_len, Range::at_least(1),

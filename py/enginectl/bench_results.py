@@ -18,7 +18,7 @@ from typing import Any
 
 SCHEMA = 1
 MACHINE = "machine"  # the engine of rows that say what the machine can do
-OURS = ("pagoda", "pagoda-bf16", "pagoda-http")  # as a library, the same with bf16 inputs, as a server
+OURS = ("pagoda", "pagoda-bf16", "pagoda-mixed", "pagoda-http")  # as a library, the same with other inputs, as a server
 
 
 @dataclass(frozen=True)

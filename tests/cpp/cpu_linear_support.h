@@ -82,7 +82,7 @@ void for_each_case(const Body& body) {
 }
 
 /// The kernels that a backend takes here by itself.
-inline LinearKernels default_kernels() { return linear_kernels(detect_isa(), InputPrecision::mixed); }
+inline LinearKernels default_kernels() { return linear_kernels(detect_isa(), parse_input_precision("auto", detect_isa())); }
 
 /// The smallest multiple of the format's block that is at least `cols`; plain floats get one column more.
 inline int64_t cols_for(WeightFormat format, int64_t cols) {

@@ -94,8 +94,8 @@ def test_penalties_and_bans_work_inside_a_grammar(llm: LLM) -> None:
 
 def test_a_preempted_output_still_follows_its_grammar(talking: Path) -> None:
     with LLM(str(talking), num_kv_blocks=12, block_size=4, max_model_len=44) as small:
-        params = [SamplingParams(guided_regex="[a-z]{30}", max_tokens=36, seed=i) for i in range(4)]
-        texts = [out.outputs[0].text for out in small.generate(["x"] * 4, params, use_tqdm=False)]
+        params = [SamplingParams(guided_regex="[a-z]{30}", max_tokens=36, seed=i) for i in range(8)]
+        texts = [out.outputs[0].text for out in small.generate(["x"] * 8, params, use_tqdm=False)]
         assert small.stats()["num_preemptions"] > 0
     assert all(re.fullmatch("[a-z]{30}", text) for text in texts)
 

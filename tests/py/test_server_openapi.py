@@ -7,6 +7,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from http import HTTPStatus
 
 import pytest
 import schemathesis
@@ -75,10 +76,10 @@ def check(case: schemathesis.Case, url: str) -> int:
     if isinstance(case.body, dict) and isinstance(case.body.get("n"), int):
         case.body["n"] = min(case.body["n"], 4)  # the schema allows 128: true, but slow
     response = case.call(base_url=url, timeout=20)
-    case.validate_response(
-        response,
-        checks=[not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance],
-    )
+    checks = [status_code_conformance, content_type_conformance, response_schema_conformance]
+    if response.status_code != HTTPStatus.GATEWAY_TIMEOUT or "timeout_s" not in case.body:  # the answer to a short one
+        checks.append(not_a_server_error)
+    case.validate_response(response, checks=checks)
     return int(response.status_code)
 
 

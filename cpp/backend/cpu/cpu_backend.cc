@@ -52,7 +52,7 @@ size_t own_scratch(int num_threads, int64_t vocab_size) {
 CpuBackend::CpuBackend(const CpuOptions& options)
     : isa_(parse_isa(options.isa)),
       kernels_(kernels(isa_)),
-      linear_kernels_(linear_kernels(isa_, parse_input_precision(options.activation_dtype))),
+      linear_kernels_(linear_kernels(isa_, parse_input_precision(options.activation_dtype, isa_))),
       sampling_kernels_(sampling_kernels(isa_)),
       device_(cpu_device_info(options)),
       pool_(device_.num_threads),

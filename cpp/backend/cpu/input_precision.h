@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "backend/cpu/isa.h"
+
 namespace pagoda::cpu {
 
 /// What each value of an input row becomes, with one scale for each block of 32 values.
@@ -14,7 +16,8 @@ enum class InputPrecision : uint8_t {
   int16,  ///< 15 bits, for about twice the work: within some 1e-4 of the product with the input itself
 };
 
-/// "int8", "bf16", "int16", or "auto" for mixed. Throws InvalidArgument for another word.
-InputPrecision parse_input_precision(std::string_view word);
+/// "int8", "mixed", "bf16", "int16", or "auto": bf16 with AMX, which is behind in nothing but a lone stream, else mixed. Throws
+/// InvalidArgument for another word.
+InputPrecision parse_input_precision(std::string_view word, Isa isa);
 
 }  // namespace pagoda::cpu

@@ -158,11 +158,12 @@ LinearKernels linear_kernels(Isa isa, InputPrecision precision) {
   return kernels;
 }
 
-InputPrecision parse_input_precision(std::string_view word) {
-  if (word == "auto") return InputPrecision::mixed;
+InputPrecision parse_input_precision(std::string_view word, Isa isa) {
+  if (word == "auto") return isa == Isa::amx ? InputPrecision::bf16 : InputPrecision::mixed;
   if (word == "int8") return InputPrecision::int8;
+  if (word == "mixed") return InputPrecision::mixed;
   if (word == "bf16") return InputPrecision::bf16;
-  require(word == "int16", "activation_dtype must be one of auto, int8, bf16, int16, got ", word);
+  require(word == "int16", "activation_dtype must be one of auto, int8, mixed, bf16, int16, got ", word);
   return InputPrecision::int16;
 }
 
