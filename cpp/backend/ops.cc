@@ -131,22 +131,6 @@ void Ops::linear_into(const Tensor& out, const Tensor& x, const Weight& weight, 
   backend_->linear(out, x, weight, bias, workspace);
 }
 
-Tensor Ops::gated_linear(const Tensor& x, const Weight& weight, const float* bias, Activation activation) {
-  check_activation("gated_linear", "x", x);
-  ensure(x.cols() == weight.cols && weight.rows % 2 == 0, "gated_linear: x ", describe(x), " does not fit ", describe(weight),
-         ", whose rows must be even in number");
-  const Tensor out = allocate(traits_.activation_dtype, {x.rows(), weight.rows / 2});
-  Arena::Scope scope(arena_);
-  const Tensor gate_up = allocate(traits_.activation_dtype, {x.rows(), weight.rows});
-  void* workspace = arena_.allocate(traits_.linear_workspace(x.rows(), weight.rows, weight.cols, weight.part_formats));
-  if (backend_) {
-    backend_->gated_linear(out, gate_up, x, weight, bias, activation, workspace);
-  } else {
-    record_use(gate_up, weight);
-  }
-  return out;
-}
-
 void Ops::gated_mlp_into(const Tensor& out, const Tensor& x, const Weight& up, const float* up_bias, Activation activation,
                          const Weight& down, const float* down_bias) {
   check_activation("gated_mlp", "x", x);

@@ -57,9 +57,7 @@ class Ops {
   Tensor rope_store_kv(const Tensor& qkv, const RopeStoreArgs& args, const KvLayer& kv, const Batch& batch);
   /// [T, num_heads * head_dim] act from q of the same shape. The step's keys and values are in the cache already.
   Tensor paged_attention(const Tensor& q, const AttentionArgs& args, const KvLayer& kv, const Batch& batch);
-  /// [T, I] act: gated_activation(linear(x)) with a weight of 2I rows.
-  Tensor gated_linear(const Tensor& x, const Weight& weight, const float* bias, Activation activation);
-  /// out[T, H] act = linear(gated_linear(x, up), down), for weights up[2I, H] and down[H, I].
+  /// out[T, H] act = linear(gated_activation(linear(x, up)), down), for weights up[2I, H] and down[H, I].
   void gated_mlp_into(const Tensor& out, const Tensor& x, const Weight& up, const float* up_bias, Activation activation,
                       const Weight& down, const float* down_bias);
   /// [T, I] act from gate_up[T, 2I] act.

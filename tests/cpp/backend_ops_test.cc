@@ -46,6 +46,7 @@ class TinyModel {
     table_ = pack(kVocab, kHidden);
     qkv_ = pack(64, kHidden);
     down_ = pack(kHidden, kHidden / 2);
+    square_ = pack(kHidden, kHidden);
     router_ = pack(kExperts, kHidden);
     expert_up_ = pack_experts(backend, kHidden, kHidden);
     expert_down_ = pack_experts(backend, kHidden, kHidden / 2);
@@ -76,7 +77,9 @@ class TinyModel {
     const Tensor mlp = ops.gated_activation(ops.add_norm(residual, x, 1.0f, rms(norm_.data())), Activation::silu);
     const Tensor out = ops.allocate(DType::f32, {kTokens, kHidden});
     ops.linear_into(out, mlp, down_);
-    ops.add(residual, ops.gated_linear(out, qkv_, nullptr, Activation::silu), 0.5f);
+    const Tensor gated = ops.allocate(DType::f32, {kTokens, kHidden});
+    ops.gated_mlp_into(gated, out, qkv_, nullptr, Activation::silu, square_, nullptr);
+    ops.add(residual, gated, 0.5f);
     ops.add(residual, routed(ops.norm(out, {NormKind::layer, norm_.data(), norm_.data(), 1e-5f}), ops), 0.5f);
     ops.norm_in_place(residual, rms(norm_.data()));
     const Tensor logits = ops.logits(ops.gather_rows(residual, batch_.logit_rows, batch_.num_logit_rows), table_);
@@ -114,7 +117,7 @@ class TinyModel {
   }
 
   std::vector<float> values_, norm_, cos_sin_;
-  Weight table_, qkv_, down_, router_, expert_up_, expert_down_;
+  Weight table_, qkv_, down_, square_, router_, expert_up_, expert_down_;
   Buffer kv_buffer_;
   KvLayer kv_;
   std::vector<int32_t> index_ = std::vector<int32_t>(8);
@@ -234,9 +237,15 @@ TEST(Ops, shapes_that_do_not_fit_are_named_with_their_operation) {
   expect_shape_error("gather_rows", "f32[5, 31]", [&] { ops.gather_rows(x, nullptr, -1); });
   expect_shape_error("gather_rows", "f32[5, 32]", [&] { ops.gather_rows_into(y, x, nullptr); });
   expect_shape_error("gated_activation", "f32[5, 31]", [&] { ops.gated_activation(x, Activation::silu); });
-  expect_shape_error("gated_linear", "weight[8, 32]", [&] { ops.gated_linear(x, weight, nullptr, Activation::silu); });
-  weight.rows = 7;
-  expect_shape_error("gated_linear", "weight[7, 32]", [&] { ops.gated_linear(y, weight, nullptr, Activation::silu); });
+  Weight down = weight;
+  down.rows = 32, down.cols = 4;
+  const auto mlp = [&](const Tensor& out, const Tensor& in) {
+    ops.gated_mlp_into(out, in, weight, nullptr, Activation::silu, down, nullptr);
+  };
+  expect_shape_error("gated_mlp", "f32[5, 31]", [&] { mlp(y, x); });
+  expect_shape_error("gated_mlp", "f32[5, 31]", [&] { mlp(x, y); });
+  down.cols = 5;
+  expect_shape_error("gated_mlp", "weight[32, 5]", [&] { mlp(y, y); });
   expect_shape_error("rope_store_kv", "f32[5, 32]", [&] { ops.rope_store_kv(y, rope, kv, batch); });
   expect_shape_error("paged_attention", "f32[5, 31]", [&] { ops.paged_attention(x, attention, kv, batch); });
 }
