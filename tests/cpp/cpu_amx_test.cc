@@ -33,12 +33,13 @@ TEST(Amx, a_gated_product_has_the_bits_of_its_two_steps) {
     for (int64_t i = 0; i < n; ++i) out[i] = gate[i] * up[i];
   };
   for_each_kernels([&](const LinearKernels& kernels) {
-    for (const WeightFormat format : {WeightFormat::bf16, WeightFormat::q4_1}) {
+    for (const auto& [format, h] :
+         {std::pair{WeightFormat::bf16, int64_t{96}}, {WeightFormat::q4_1, 96}, {WeightFormat::q4_1, 16384}}) {
       SCOPED_TRACE(weight_format_info(format).name);
-      const int64_t h = 96, n = 64;
+      const int64_t n = 64;
       const Matrix up = make_matrix({{format, n}, {format, n}}, h, pool), down = make_matrix({{format, 50}}, n, pool, 5);
       const std::vector<float> bias = random_input(2 * n, 9);
-      for (const int64_t t : {2, 31, 70}) {
+      for (const int64_t t : {2, 31, 33, 70}) {  // of the widest 33 are a block of 32 and one of a single row
         if (!gates_in_product(kernels, t, up.weight) || !rounds_between(kernels, down.weight)) continue;
         std::vector<float> x = random_input(t * h), gated(static_cast<size_t>(t * n)), between(gated.size()),
                            out(static_cast<size_t>(t * 50));

@@ -247,7 +247,7 @@ class SpanProduct {
       : args_(args), num_blocks_((args.cols + 31) / 32), few_(args.num_rows <= 2 * kTileWidth) {}
 
   void run() {
-    if (kUnpacks && args_.num_rows == 1 && args_.cols <= kMostLoneCols) return multiply_row();
+    if (kUnpacks && args_.num_rows == 1 && args_.cols <= kMostLoneCols && !args_.gate) return multiply_row();
     for (int64_t panel = 0; panel < args_.num_panels; panel += args_.gate ? 1 : 2) multiply_panels(panel);
     Tiles::release();
   }
@@ -257,17 +257,20 @@ class SpanProduct {
 
   void multiply_row() {
     if constexpr (kUnpacks) {
-      const FloatMode before = flush_subnormals();
+      const FloatMode before = flush_subnormals();  // but not for the bias
       alignas(64) float x[kMostLoneCols];
       for (int64_t b = 0; b < num_blocks_; ++b) Simd::widen_block(args_.x + b * 32, x + b * 32);
-      panels_ = 1;
       for (int64_t panel = 0; panel < args_.num_panels; ++panel) {
         column_ = panel * kTileWidth;
         const std::byte* at = args_.panels + static_cast<size_t>(panel) * args_.panel_bytes;
         Simd::store(out(0, 0), LoneProduct<Simd, kFormat>::multiply(at, num_blocks_, x), width(0));
-        if (args_.bias) add_bias();
       }
       restore_floats(before);
+      panels_ = 1;
+      for (int64_t panel = 0; args_.bias && panel < args_.num_panels; ++panel) {
+        column_ = panel * kTileWidth;
+        add_bias();
+      }
     }
   }
 
