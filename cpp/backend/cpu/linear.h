@@ -75,9 +75,11 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 /// Arithmetic: f32, f16 and f8_e4m3 weights times f32 input, the last as unpack_row gives them. bf16 weights times f32 input,
 /// or times input rounded to bf16 where kernels.rounds_to_bf16. All other weights times input quantised per row and block of 32
 /// (QuantBlock, InputPrecision); the integer products of a block, or of its halves where those have scales of their own, are
-/// exact. Each element is one f32 accumulator over K in order, then over what was taken out of the blocks (Outlier): its bits
-/// depend on neither T nor the number of threads, and for all but bf16 weights avx2 and avx512 agree. A NaN or infinity makes
-/// the row or column that it stands in NaN or infinite, no other. Scales of mxfp4 below 2^-126 count as zero.
+/// exact. Formats with a span kernel: weights, as unpack_row gives them and rounded to bf16, times input rounded to bf16, in
+/// the order of AmxTiles. Each element is one f32 accumulator over K in order, then over what was taken out of the blocks
+/// (Outlier): its bits depend on neither T nor the number of threads, and for all but bf16 weights and inputs avx2 and avx512
+/// agree. A NaN or infinity makes the row or column that it stands in NaN or infinite, no other. Scales of mxfp4 below 2^-126
+/// count as zero.
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
 
