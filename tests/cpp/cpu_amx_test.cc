@@ -4,6 +4,7 @@
 namespace pagoda::cpu {
 namespace {
 
+#if defined(__x86_64__)
 TEST(Amx, emulated_tiles_give_the_bits_of_the_processors) {
   if (!isa_supported(Isa::amx)) GTEST_SKIP() << "this machine has no AMX";
   ThreadPool pool(2);
@@ -19,6 +20,7 @@ TEST(Amx, emulated_tiles_give_the_bits_of_the_processors) {
     }
   }
 }
+#endif
 
 TEST(Amx, weights_and_inputs_in_bf16_need_it) {
   EXPECT_THROW(linear_kernels(Isa::portable, InputPrecision::bf16), InvalidArgument);
@@ -32,6 +34,7 @@ TEST(Amx, a_gated_product_has_the_bits_of_its_two_steps) {
   const auto activate = [](float* out, const float* gate, const float* up, int64_t n, Activation) {
     for (int64_t i = 0; i < n; ++i) out[i] = gate[i] * up[i];
   };
+  int compared = 0;
   for_each_kernels([&](const LinearKernels& kernels) {
     for (const auto& [format, h] :
          {std::pair{WeightFormat::bf16, int64_t{96}}, {WeightFormat::q4_1, 96}, {WeightFormat::q4_1, 16384}}) {
@@ -41,6 +44,7 @@ TEST(Amx, a_gated_product_has_the_bits_of_its_two_steps) {
       const std::vector<float> bias = random_input(2 * n, 9);
       for (const int64_t t : {2, 31, 33, 70}) {  // of the widest 33 are a block of 32 and one of a single row
         if (!gates_in_product(kernels, t, up.weight) || !rounds_between(kernels, down.weight)) continue;
+        ++compared;
         std::vector<float> x = random_input(t * h), gated(static_cast<size_t>(t * n)), between(gated.size()),
                            out(static_cast<size_t>(t * 50));
         const std::vector<float> both = multiply(kernels, pool, up, x, bias.data());
@@ -60,6 +64,7 @@ TEST(Amx, a_gated_product_has_the_bits_of_its_two_steps) {
       }
     }
   });
+  EXPECT_TRUE(compared > 0 || !isa_supported(Isa::avx512));
 }
 
 }  // namespace

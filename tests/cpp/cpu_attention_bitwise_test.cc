@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "cpu_support.h"
+#include "emulation/emulated_amx.h"
 
 namespace pagoda {
 namespace {
@@ -120,6 +121,32 @@ TEST(CpuAttentionBitwise, avx2_and_avx512_give_the_same_bits_with_an_f32_cache) 
     }
   }
 }
+
+#if defined(__x86_64__)
+TEST(CpuAttentionBitwise, emulated_tiles_give_chunks_and_the_whole_the_bits_of_the_processors) {
+  if (!cpu::isa_supported(cpu::Isa::avx512)) GTEST_SKIP() << "the emulation needs AVX-512";
+  const cpu::Kernels emulated = cpu::emulated_amx_attention();
+  for (const AttentionCase& test : bitwise_cases()) {
+    AttentionRun whole(test, "avx512", 2);
+    whole.attend_with(emulated);
+    whole.run_whole();
+    for (const int chunk : {2, 7}) {  // chains, and tiles of some rows
+      AttentionRun chunked(test, "avx512", 2);
+      chunked.attend_with(emulated);
+      for (size_t s = 0; s < test.lengths.size(); ++s) {
+        for (int begin = 0; begin < test.lengths[s]; begin += chunk) {
+          chunked.step({{static_cast<int>(s), begin, std::min(begin + chunk, test.lengths[s])}});
+        }
+      }
+      expect_same(test, whole, chunked, "emulated chunks of " + std::to_string(chunk));
+    }
+    if (!cpu::isa_supported(cpu::Isa::amx)) continue;
+    AttentionRun real(test, "amx", 2);
+    real.run_whole();
+    expect_same(test, whole, real, "the processor's tiles");
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace pagoda

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/attention.h"
 #include "backend/cpu/isa.h"
 
 namespace pagoda::test {
@@ -95,6 +96,9 @@ class AttentionRun {
     kv_.data = kv_buffer_.get();
     std::memset(kv_.data, 0xff, num_blocks * kv_.layout.block_bytes());
   }
+
+  /// Lets the steps to come attend with other kernels than the backend's.
+  void attend_with(const cpu::Kernels& kernels) { kernels_ = &kernels; }
 
   /// Stores the keys and values of the spans' tokens and attends from them. Spans name sequences in ascending order.
   void step(const std::vector<Span>& spans) {
@@ -230,12 +234,33 @@ class AttentionRun {
     std::vector<float> out(static_cast<size_t>(batch.num_tokens) * static_cast<size_t>(test_.out_cols()));
     const Buffer workspace =
         backend_->allocate(backend_->traits().attention_workspace(batch.num_tokens, batch.max_kv_len, test_.args));
+    if (kernels_) {
+      attend(input, out, batch, workspace.get());
+      return out;
+    }
     backend_->paged_attention(matrix(out, batch.num_tokens, test_.out_cols()), input.columns(0, test_.out_cols()), test_.args,
                               kv_, batch, workspace.get());
     return out;
   }
 
+  /// With kernels_, on two threads.
+  void attend(const Tensor& qkv, std::vector<float>& out, const Batch& batch, void* workspace) {
+    ThreadPool pool(2);
+    const size_t floats = 2 * static_cast<size_t>(cpu::attention_scratch_floats(cpu::kAttentionMaxHeadDim));
+    const Buffer scratch = backend_->allocate(floats * sizeof(float));
+    cpu::AttentionJob job;
+    job.args = test_.args;
+    job.kv = cpu::make_kv_place(kv_);
+    job.q = qkv.as<float>();
+    job.q_stride = qkv.row_stride;
+    job.out = out.data();
+    job.out_stride = test_.out_cols();
+    job.batch = batch;
+    cpu::paged_attention(*kernels_, pool, job, workspace, static_cast<float*>(scratch.get()));
+  }
+
   AttentionCase test_;
+  const cpu::Kernels* kernels_ = nullptr;
   std::unique_ptr<Backend> backend_;
   int max_blocks_ = 0;
   std::vector<std::vector<float>> qkv_;      ///< [seq][position, (heads + 2 kv_heads) * head_dim]

@@ -99,10 +99,13 @@ template <class S, bool kDots>
   S::store(sums, sum);
 }
 
-/// As weigh_scores, for tiles: the groups beside [begin, end) that share 32 tokens with one of them get weights of zero. The
-/// sum is of weights that are not rounded.
-template <class S>
-[[gnu::always_inline]] inline void weigh_for_tiles(float* scores, const float* scales, int begin, int end, float correction,
+/// What a tile's scores become: floats, bf16 numbers for pairs or tiles, or floats that are such numbers.
+enum class WeightForm { floats, pairs, tiles, rounded };
+
+/// As weigh_scores, for what tiles or chains multiply: weights rounded to bf16, whose sum is taken before. The groups beside
+/// [begin, end) that share 32 tokens with one of them get weights of zero.
+template <class S, WeightForm kForm>
+[[gnu::always_inline]] inline void weigh_and_round(float* scores, const float* scales, int begin, int end, float correction,
                                                    float* sums) {
   using V = typename S::Vec;
   const V maximum = S::set(sums[16]);
@@ -113,30 +116,17 @@ template <class S>
     sum = S::add(sum, weight);
     return scales ? S::mul(weight, S::load(scales + g * 16)) : weight;
   };
-  for (int g = begin & ~1; g < end; g += 2) {  // over scores that are weights already
+  for (int g = begin & ~1; g < end; g += 2) {
     const V first = weigh(g), second = weigh(g + 1);
-    S::store_rounded(reinterpret_cast<uint16_t*>(scores) + g * 16, first, second);
+    if constexpr (kForm == WeightForm::tiles) {  // over scores that are weights already
+      S::store_rounded(reinterpret_cast<uint16_t*>(scores) + g * 16, first, second);
+    } else {
+      S::store(scores + g * 16, S::round_to_bf16(first));
+      S::store(scores + g * 16 + 16, S::round_to_bf16(second));
+    }
   }
   S::store(sums, sum);
 }
-
-/// As weigh_for_tiles, but that the rounded weights stay floats.
-template <class S>
-[[gnu::always_inline]] inline void weigh_for_chains(float* scores, const float* scales, int begin, int end, float correction,
-                                                    float* sums) {
-  using V = typename S::Vec;
-  const V maximum = S::set(sums[16]);
-  V sum = S::mul(S::load(sums), S::set(correction));
-  for (int g = begin; g < end; ++g) {
-    const V weight = coarse_exp<S>(S::sub(S::load(scores + g * 16), maximum));
-    sum = S::add(sum, weight);
-    S::store(scores + g * 16, S::round_to_bf16(scales ? S::mul(weight, S::load(scales + g * 16)) : weight));
-  }
-  S::store(sums, sum);
-}
-
-/// What a tile's scores become: floats, bf16 numbers for pairs or tiles, or floats that are such numbers.
-enum class WeightForm { floats, pairs, tiles, rounded };
 
 template <class S, WeightForm kForm>
 [[gnu::always_inline]] inline void clear_weights(float* scores, int first, int last) {
@@ -167,10 +157,8 @@ void softmax_tile(AttentionRun& run, int first, int last, int64_t begin, int lo,
     const float correction = run.correction[r];
     if (seen.lo >= seen.hi) {
       clear_weights<S, kForm>(scores, first, last);
-    } else if constexpr (kForm == WeightForm::tiles) {
-      weigh_for_tiles<S>(scores, value_scales, first, last, correction, sums);
-    } else if constexpr (kForm == WeightForm::rounded) {
-      weigh_for_chains<S>(scores, value_scales, first, last, correction, sums);
+    } else if constexpr (kForm == WeightForm::tiles || kForm == WeightForm::rounded) {
+      weigh_and_round<S, kForm>(scores, value_scales, first, last, correction, sums);
     } else {
       weigh_scores<S, kForm == WeightForm::pairs>(scores, value_scales, first, last, correction, sums);
     }

@@ -68,6 +68,7 @@ void multiply_grid(const TileGrid& grid, int m_end, int n_begin, int n_end) {
 
 /// Sixteen rows of tiles, or all there are.
 inline constexpr int kTileRows = 16;
+static_assert(kAttentionRows % kTileRows == 0, "a task's scratch has room for whole tiles");
 template <class S>
 void configure_tiles(int rows) {
   const auto count = static_cast<uint8_t>(rows < kTileRows ? rows : kTileRows);
