@@ -19,7 +19,7 @@ constexpr int64_t kSerialElements = 8192;
 /// Input bytes of the rows that one task takes through its panels: they stay in the L2 cache.
 constexpr size_t kRowBlockBytes = size_t{384} << 10;
 /// The same where panels are unpacked for each task.
-constexpr size_t kSpanBlockBytes = size_t{1024} << 10;
+constexpr size_t kSpanBlockBytes = size_t{1} << 20;
 
 /// The kernels of an instruction set that isa_supported() admits. Builds for other CPUs than x86-64 have only `portable`.
 LinearKernels linear_kernels(Isa isa, InputPrecision precision);

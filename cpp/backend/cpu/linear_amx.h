@@ -3,7 +3,8 @@
 // from zero, a few blocks of two panels at a time, and all input rows of the task are multiplied with them. A tile's products
 // run over K in steps of 32 in order, so that an element's bits do not depend on how many rows or columns it is computed with.
 //
-// Bounds: with many rows the tiles, 16 cycles for 16 x 16 x 32 products; with few the unpacking, of 8 weights a cycle.
+// Bounds: with many rows the tiles, 16 cycles for 16 x 16 x 32 products; with few the unpacking, of 6 weights of 4 bits a
+// cycle.
 #pragma once
 
 #include "backend/cpu/amx_tiles.h"
