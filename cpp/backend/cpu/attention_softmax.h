@@ -49,9 +49,7 @@ template <class S, bool kDots>
     S::store(scores + g * 16, weights);
     return weights;
   } else {
-    uint16_t* to = reinterpret_cast<uint16_t*>(scores) + g * 16;  // the scores of group g / 2, which are weights already
-    S::store(to, weights);
-    return S::load(to);
+    return S::store_for_dots(reinterpret_cast<uint16_t*>(scores) + g * 16, weights);  // over scores that are weights already
   }
 }
 

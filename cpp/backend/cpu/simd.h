@@ -2,8 +2,8 @@
 // built on them. Kernels are written once over S; with S = Avx2 and S = Avx512 they give the same bits.
 //
 // S::kDots says whether S also has Pairs, two bf16 numbers in each lane, and dot (c + a.second * b.second + a.first * b.first);
-// load_pairs, store_pairs, set_pair; interleave and interleave_some, which pair two rows of bf16 bits or of int8_t (exact), a
-// null row being zeros.
+// load_pairs, store_pairs, set_pair, store_for_dots; interleave and interleave_some, which pair two rows of bf16 bits or of
+// int8_t (exact), a null row being zeros.
 //
 // S provides: zero, set, iota; load, load_n (first n lanes, the others 0), store, store_n, each for float, for bf16 bits
 // (uint16_t) and for int8_t (stored rounded to nearest even; lanes must lie in [-128, 127]); add, sub, mul, div, fma (a * b +

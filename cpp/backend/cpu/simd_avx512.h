@@ -96,6 +96,13 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static inline Vec dot(Pairs a, Pairs b, Vec c) { return _mm512_dpbf16_ps(c, a, b); }
 
+  /// Stores a rounded to bf16 and returns what was stored. Subnormals become zero, as dot takes them.
+  [[gnu::always_inline]] static inline Vec store_for_dots(uint16_t* p, Vec a) {
+    const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits);
+    return widen(bits);
+  }
+
   [[gnu::always_inline]] static inline float first_lane(Vec a) { return _mm512_cvtss_f32(a); }
   [[gnu::always_inline]] static inline float sum(Vec a) {
     const __m256 v8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
