@@ -233,19 +233,27 @@ struct BlockKernel {
     return Simd::mul(load_scale<0>(own, outer), value);
   }
 
-  /// Adds the outliers' products to the accumulators, by way of memory: their rows are known only here.
+  /// Adds the outliers' products to the accumulators, row by row: which rows have some is known only here.
   template <int kPanels, int kRows>
   [[gnu::noinline]] static void add_outliers(const Outlier* list, const std::byte* panel, size_t panel_bytes,
                                              Floats (&acc)[kPanels][kRows]) {
     const Outlier* end = list + list->col + 1;
-    for (const Outlier* outlier = list + 1; outlier != end; ++outlier) {
-      const Floats value = Simd::broadcast(outlier->value);
-      const ColumnPlace place = column_place(static_cast<uint32_t>(outlier->col));
+    for (const Outlier* outlier = list + 1; outlier != end;) {
+      const int32_t row = outlier->row;
+      Floats sums[kPanels];
 #pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-        Floats& sum = acc[p][outlier->row];
-        sum = Simd::fma(column(panel + static_cast<size_t>(p) * panel_bytes, place), value, sum);
-      }
+      for (int p = 0; p < kPanels; ++p) sums[p] = acc[p][row];
+      do {
+        const Floats value = Simd::broadcast(outlier->value);
+        const ColumnPlace place = column_place(static_cast<uint32_t>(outlier->col));
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) {
+          sums[p] = Simd::fma(column(panel + static_cast<size_t>(p) * panel_bytes, place), value, sums[p]);
+        }
+        ++outlier;
+      } while (outlier != end && outlier->row == row);
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) acc[p][row] = sums[p];
     }
   }
 
