@@ -150,18 +150,7 @@ void CpuBackend::linear(const Tensor& out, const Tensor& x, const Weight& weight
   cpu::linear(linear_kernels_, pool_, out, x, weight, bias, workspace);
 }
 
-void CpuBackend::gated_linear(const Tensor& out, const Tensor& gate_up, const Tensor& x, const Weight& weight,
-                              const float* bias, Activation activation, void* workspace) {
-  if (!gates_in_product(linear_kernels_, x.rows(), weight)) {
-    return Backend::gated_linear(out, gate_up, x, weight, bias, activation, workspace);
-  }
-  cpu::gated_linear(linear_kernels_, pool_, out, x, weight, bias, {kernels_.gated_activation, activation}, workspace);
-}
-
 void CpuBackend::gated_mlp(const Tensor& out, const Tensor& x, const GatedMlp& mlp) {
-  if (!gates_in_product(linear_kernels_, x.rows(), mlp.up) || !rounds_between(linear_kernels_, mlp.down)) {
-    return Backend::gated_mlp(out, x, mlp);
-  }
   cpu::gated_mlp(linear_kernels_, pool_, out, x, mlp, {kernels_.gated_activation, mlp.activation});
 }
 

@@ -44,8 +44,6 @@ class CpuBackend final : public Backend {
   void add(const Tensor& residual, const Tensor& x, float scale) override;
   void scale(const Tensor& x, float factor, float cap) override;
   void linear(const Tensor& out, const Tensor& x, const Weight& weight, const float* bias, void* workspace) override;
-  void gated_linear(const Tensor& out, const Tensor& gate_up, const Tensor& x, const Weight& weight, const float* bias,
-                    Activation activation, void* workspace) override;
   void gated_mlp(const Tensor& out, const Tensor& x, const GatedMlp& mlp) override;
   void route(const Routing& out, const Tensor& logits, const RouteArgs& args) override;
   void grouped_linear(const Tensor& out, const Tensor& x, const Weight& experts, const float* bias, const Routing& routing,

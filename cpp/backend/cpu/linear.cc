@@ -16,6 +16,9 @@ namespace {
 constexpr int64_t kLeastBytes = int64_t{16} << 10;
 constexpr int64_t kLeastProducts = int64_t{256} << 10;
 
+/// Rows of a gated MLP that go through all of its steps together, about.
+constexpr int64_t kMlpRows = 192;
+
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
@@ -45,16 +48,16 @@ size_t quantised_bytes(int64_t num_tokens, int64_t cols) {
   return round_up(static_cast<size_t>(num_tokens * (cols / 32)) * sizeof(QuantBlock) + std::max(low, outliers));
 }
 
-LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x,
-                          std::span<const WeightFormat> formats, void* workspace) {
+/// Fills the forms of x that `formats` need. `row_of(i)` makes row i and says where it is, on the thread that then prepares it.
+template <class RowOf>
+LinearInput prepare_rows(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x, std::span<const WeightFormat> formats,
+                         void* workspace, const RowOf& row_of) {
   const LinearInput input = place_input(kernels, x, formats, workspace);
-  if (!input.quantised && !input.rounded) return input;
-
   const int64_t num_rows = x.shape[0];
   const int64_t unit = unit_rows(kernels, formats), num_units = ceil_div(num_rows, unit);
   const auto prepare = [&](int64_t index, int) {
     const int64_t begin = index * unit, end = std::min(begin + unit, num_rows);
-    for (int64_t row = begin; row < end; ++row) prepare_row(kernels, input, x.row<const float>(row), row, {begin, end});
+    for (int64_t row = begin; row < end; ++row) prepare_row(kernels, input, row_of(row), row, {begin, end});
   };
   if (num_rows * x.cols() <= kSerialElements) {
     for (int64_t index = 0; index < num_units; ++index) prepare(index, 0);
@@ -62,6 +65,14 @@ LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const 
     pool.run(num_units, prepare);
   }
   return input;
+}
+
+LinearInput prepare_input(const LinearKernels& kernels, ThreadPool& pool, const Tensor& x,
+                          std::span<const WeightFormat> formats, void* workspace) {
+  const bool as_it_is =
+      !any_of_form(kernels, formats, InputForm::quantised) && !any_of_form(kernels, formats, InputForm::rounded);
+  if (as_it_is) return {x};
+  return prepare_rows(kernels, pool, x, formats, workspace, [&](int64_t row) { return x.row<const float>(row); });
 }
 
 /// Points `args` at the input rows that begin a tile, in the form that `format` is multiplied with.
@@ -119,7 +130,7 @@ SpanArgs span_args(const PackedPart& part, int64_t begin, int64_t end, int64_t p
   args.cols = input.x.cols();
   args.x = input.rounded + rows.begin * rounded_elements(args.cols);
   args.num_rows = rows.end - rows.begin;
-  args.out = out.out.row<float>(rows.begin) + column;
+  if (out.out.data) args.out = out.out.row<float>(rows.begin) + column;
   args.out_stride = out.out.row_stride;
   args.bias = out.bias ? out.bias + column : nullptr;
   return args;
@@ -284,9 +295,9 @@ void multiply(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out,
   });
 }
 
-/// Multiplies the prepared input with gates and ups. The activations go to `out`, or rounded to `rounded`.
-void multiply_gated(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, uint16_t* rounded,
-                    const LinearInput& input, const Weight& weight, const float* bias, const GateRows& how) {
+/// Multiplies the prepared input with gates and ups. The activations go to `rounded`.
+void multiply_gated(const LinearKernels& kernels, ThreadPool& pool, uint16_t* rounded, const LinearInput& input,
+                    const Weight& weight, const float* bias, const GateRows& how) {
   const std::vector<PackedPart>& parts = PackedWeight::of(weight).parts;
   const PackedPart& part = parts[0];
   const int64_t cols = weight.rows / 2, num_panels = cols / kPanelRows;
@@ -299,8 +310,8 @@ void multiply_gated(const LinearKernels& kernels, ThreadPool& pool, const Tensor
     SpanGate own = gate;
     own.column = begin * kPanelRows;
     if (bias) own.up_bias = bias + cols + own.column;
-    if (rounded) own.rounded = rounded + rows.begin * cols;
-    SpanArgs args = span_args(part, begin, end, 0, rows, {out, bias}, input);
+    own.rounded = rounded + rows.begin * cols;
+    SpanArgs args = span_args(part, begin, end, 0, rows, {{}, bias}, input);
     args.gate = &own;
     kernels.span[static_cast<int>(part.format)](args);
   });
@@ -314,6 +325,9 @@ void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, c
   multiply(kernels, pool, out, prepare_input(kernels, pool, x, weight.part_formats, workspace), weight, bias);
 }
 
+namespace {
+
+/// Whether multiply_gated can multiply `weight`, gates over ups, with so many rows.
 bool gates_in_product(const LinearKernels& kernels, int64_t num_rows, const Weight& weight) {
   if (num_rows < 2 || weight.rows % (2 * kPanelRows) != 0) return false;
   const std::vector<PackedPart>& parts = PackedWeight::of(weight).parts;
@@ -321,23 +335,48 @@ bool gates_in_product(const LinearKernels& kernels, int64_t num_rows, const Weig
   return halves && parts.front().format == parts.back().format && kernels.span[static_cast<int>(parts[0].format)];
 }
 
-void gated_linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
-                  const float* bias, const GateRows& how, void* workspace) {
-  const LinearInput input = prepare_input(kernels, pool, x, weight.part_formats, workspace);
-  multiply_gated(kernels, pool, out, nullptr, input, weight, bias, how);
-}
-
+/// Whether multiply_gated can hand its activations on to `down`.
 bool rounds_between(const LinearKernels& kernels, const Weight& down) {
   const auto rounds = [&](WeightFormat format) { return kernels.span[static_cast<int>(format)] != nullptr; };
   return down.cols % kBlockCols == 0 && std::all_of(down.part_formats.begin(), down.part_formats.end(), rounds);
 }
 
+Tensor rows_of(const Tensor& x, RowRange rows) {
+  return {x.row<float>(rows.begin), x.dtype, {rows.end - rows.begin, x.cols()}, x.row_stride};
+}
+
+/// gated_mlp in blocks of rows, whose steps find one another's results in the caches. The thread that prepares a
+/// row of activations makes it.
+void gated_mlp_in_blocks(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x,
+                         const GatedMlp& mlp, const GateRows& how) {
+  const int64_t cols = mlp.down.cols;
+  if (x.rows() == 0) return;
+  const int64_t block_rows = even_share(x.rows(), kMlpRows, unit_rows(kernels, mlp.down.part_formats));
+  for (int64_t begin = 0; begin < x.rows(); begin += block_rows) {
+    const RowRange rows{begin, std::min(begin + block_rows, x.rows())}, block{0, rows.end - begin};
+    const Tensor gate_up = rows_of(mlp.gate_up, block), gated = rows_of(mlp.gated, block);
+    linear(kernels, pool, gate_up, rows_of(x, rows), mlp.up, mlp.up_bias, mlp.workspace);
+    const LinearInput input =
+        prepare_rows(kernels, pool, gated, mlp.down.part_formats, mlp.workspace, [&](int64_t row) -> const float* {
+          const float* gate = gate_up.row<const float>(row);
+          how.activate(gated.row<float>(row), gate, gate + cols, cols, how.activation);
+          return gated.row<const float>(row);
+        });
+    multiply(kernels, pool, rows_of(out, rows), input, mlp.down, mlp.down_bias);
+  }
+}
+
+}  // namespace
+
 void gated_mlp(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const GatedMlp& mlp,
                const GateRows& how) {
+  if (!gates_in_product(kernels, x.rows(), mlp.up) || !rounds_between(kernels, mlp.down)) {
+    return gated_mlp_in_blocks(kernels, pool, out, x, mlp, how);
+  }
   const LinearInput input = prepare_input(kernels, pool, x, mlp.up.part_formats, mlp.workspace);
   LinearInput between{mlp.gated};
   between.rounded = mlp.gated.as<uint16_t>();
-  multiply_gated(kernels, pool, mlp.gated, between.rounded, input, mlp.up, mlp.up_bias, how);
+  multiply_gated(kernels, pool, between.rounded, input, mlp.up, mlp.up_bias, how);
   multiply(kernels, pool, out, between, mlp.down, mlp.down_bias);
 }
 

@@ -83,17 +83,7 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
 
-/// Whether gated_linear can multiply `weight`, gates over ups, with so many rows.
-bool gates_in_product(const LinearKernels& kernels, int64_t num_rows, const Weight& weight);
-
-/// out[T, I] = activation of the product of x[T, K] with weight[2I, K], bit for bit that of `linear`'s. Needs gates_in_product.
-void gated_linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
-                  const float* bias, const GateRows& how, void* workspace);
-
-/// Whether gated_mlp can hand the activations on to `down` as they are multiplied.
-bool rounds_between(const LinearKernels& kernels, const Weight& down);
-
-/// out[T, H] = Backend::gated_mlp. Needs gates_in_product for `up` and rounds_between for `down`.
+/// out[T, H] = Backend::gated_mlp.
 void gated_mlp(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const GatedMlp& mlp,
                const GateRows& how);
 

@@ -411,10 +411,7 @@ class SpanProduct {
       }
     }
     args_.gate->how.activate(gates_[0], gates_[0], gates_[1], rows * kTileWidth, args_.gate->how.activation);
-    if (args_.gate->rounded) return store_rounded(row, product);
-    for (int r = 0; r < rows; ++r) {
-      Simd::store(out(row + r, 0), Simd::load_part(gates_[0] + r * kTileWidth, kTileWidth), kTileWidth);
-    }
+    store_rounded(row, product);
   }
   void store_rounded(int64_t row, const TileProduct<Tiles>& product) {
     const int64_t column = args_.gate->column + column_;

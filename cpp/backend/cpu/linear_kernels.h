@@ -88,7 +88,7 @@ struct SpanGate {
   size_t up_offset;  ///< bytes from a panel of gates to that of ups
   GateRows how;
   const float* up_bias;  ///< of the first column, or null
-  uint16_t* rounded;     ///< where the span's rows go as bf16 in the form of SpanArgs::x instead of `out`, or null
+  uint16_t* rounded;     ///< where the span's rows go instead of `out`: as bf16, in the form of SpanArgs::x
   int64_t rounded_cols;  ///< of that form, a multiple of 32
   int64_t column;        ///< of that form: the span's first
 };

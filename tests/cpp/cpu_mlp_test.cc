@@ -1,0 +1,63 @@
+// A gated MLP has the bits of its three steps, however the kernels run them together.
+#include "cpu_linear_support.h"
+
+namespace pagoda::cpu {
+namespace {
+
+void gate(float* out, const float* gates, const float* ups, int64_t n, Activation) {
+  for (int64_t i = 0; i < n; ++i) out[i] = gates[i] * ups[i];
+}
+
+/// The product of the activations of a product, step by step.
+std::vector<float> expected_mlp(const LinearKernels& kernels, ThreadPool& pool, const Matrix& up, const Matrix& down,
+                                const std::vector<float>& x, const std::vector<float>& bias) {
+  const int64_t n = down.cols(), t = static_cast<int64_t>(x.size()) / up.cols();
+  const std::vector<float> both = multiply(kernels, pool, up, x, bias.data());
+  std::vector<float> gated(static_cast<size_t>(t * n));
+  for (int64_t i = 0; i < t; ++i) gate(&gated[i * n], &both[i * 2 * n], &both[i * 2 * n + n], n, Activation::silu);
+  return multiply(kernels, pool, down, gated);
+}
+
+void expect_same_mlp(const LinearKernels& kernels, ThreadPool& pool, const Matrix& up, const Matrix& down, int64_t t) {
+  const int64_t n = down.cols(), rows = down.rows();
+  const std::vector<float> bias = random_input(2 * n, 9), x = input_with_outliers(t * up.cols());
+  std::vector<float> input = x, out(static_cast<size_t>(t * rows)), gate_up(static_cast<size_t>(2 * t * n)),
+                     gated(static_cast<size_t>(t * n));
+  constexpr float kUntouched = -12345.0f;
+  gate_up[0] = kUntouched;
+  const auto view = [&](std::vector<float>& values) {
+    return Tensor::dense(values.data(), DType::f32, {t, static_cast<int64_t>(values.size()) / t});
+  };
+  std::vector<std::byte> workspace(linear_workspace(t, 2 * n, up.cols(), up.weight.part_formats) +
+                                   linear_workspace(t, rows, n, down.weight.part_formats) + 64);
+  void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.data()) + 63) / 64 * 64);
+  const GatedMlp mlp{up.weight, bias.data(), Activation::silu, down.weight, nullptr, view(gate_up), view(gated), aligned};
+  gated_mlp(kernels, pool, view(out), view(input), mlp, {gate, Activation::silu});
+  EXPECT_TRUE(same_bits(out.data(), expected_mlp(kernels, pool, up, down, x, bias).data(), t * rows)) << t << " rows";
+  const auto has_span = [&](const Matrix& m) { return kernels.span[static_cast<int>(m.formats[0])] != nullptr; };
+  EXPECT_EQ(gate_up[0] == kUntouched, t > 1 && has_span(up) && has_span(down))
+      << "gated in the product or not, " << t << " rows";
+}
+
+TEST(CpuMlp, has_the_bits_of_its_steps) {
+  ThreadPool pool(2);
+  for_each_kernels([&](const LinearKernels& kernels) {
+    for (const auto& [up_format, down_format, h] : {std::tuple{WeightFormat::bf16, WeightFormat::bf16, int64_t{96}},
+                                                    {WeightFormat::q4_1, WeightFormat::q8_0, 96},
+                                                    {WeightFormat::q4_0, WeightFormat::f32, 96},
+                                                    {WeightFormat::f16, WeightFormat::q4_0, 96},
+                                                    {WeightFormat::q4_1, WeightFormat::q4_1, 16384}}) {
+      SCOPED_TRACE(str(weight_format_info(up_format).name, " and ", weight_format_info(down_format).name));
+      const int64_t n = 64;
+      const Matrix up = make_matrix({{up_format, n}, {up_format, n}}, h, pool);
+      const Matrix down = make_matrix({{down_format, 50}}, n, pool, 5);
+      // Of the widest 33 rows are a block of 32 and one of a single row; the most are blocks of an MLP's and a rest.
+      for (const int64_t t : {1, 2, 31, 33, 70, 193, 389}) {
+        if (t <= 33 || h == 96) expect_same_mlp(kernels, pool, up, down, t);
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace pagoda::cpu
