@@ -2,6 +2,8 @@
 // AVX2 or AVX-512.
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "cpu_support.h"
 #include "emulation/emulated_amx.h"
 
@@ -122,7 +124,106 @@ TEST(CpuAttentionBitwise, avx2_and_avx512_give_the_same_bits_with_an_f32_cache) 
   }
 }
 
+/// Lets sequences that begin alike go on: token by token at once, then with some tokens each, one of them with many.
+AttentionRun run_shared(const AttentionCase& test, const std::string& isa, int num_threads, const cpu::Kernels* kernels) {
+  AttentionRun run(test, isa, num_threads);
+  if (kernels) run.attend_with(*kernels);
+  const auto length = [&](int s) { return test.lengths[static_cast<size_t>(s)]; };
+  const auto num_seqs = static_cast<int>(test.lengths.size());
+  for (int s = 0; s < num_seqs; ++s) {
+    const bool stored = test.same_blocks && s > 0 && s < test.num_sharing;
+    const int begin = stored ? test.shared : 0;
+    if (begin < length(s) - 42) run.step({{s, begin, length(s) - 42}});
+  }
+  for (const auto& [from, to] : {std::pair{42, 41}, {41, 40}}) {
+    std::vector<AttentionRun::Span> spans;
+    for (int s = 0; s < num_seqs; ++s) spans.push_back({s, length(s) - from, length(s) - to});
+    run.step(spans);
+  }
+  std::vector<AttentionRun::Span> last;
+  for (int s = 0; s < num_seqs; ++s) last.push_back({s, length(s) - 40, s == 1 ? length(s) : length(s) - 40 + s % 3 + 1});
+  run.step(last);
+  return run;
+}
+
+/// The bitwise cases with contexts of which all but the last begin alike, over one partition or two, in the same blocks or in
+/// copies: 3, whose rows are few enough to be read in place or in chains, or 6, with 3 or 5 queries to a key. One stands at the
+/// end of the shared positions.
+std::vector<AttentionCase> sharing_cases(bool same_blocks) {
+  std::vector<AttentionCase> cases = bitwise_cases();
+  for (size_t i = 0; i < cases.size(); ++i) {
+    AttentionCase& test = cases[i];
+    const int shared = test.args.head_dim == 64 ? 512 : 320;
+    test.lengths = {shared + 51, shared + 200, shared + 42};
+    if (i % 2) test.lengths.insert(test.lengths.end(), {shared + 45, shared + 43, shared + 48});
+    if (i % 2 && !test.args.sinks) test.args.num_heads = 10;
+    test.num_sharing = static_cast<int>(test.lengths.size());
+    test.lengths.push_back(380);
+    test.shared = shared;
+    test.same_blocks = same_blocks;
+  }
+  return cases;
+}
+
+void expect_same_behind(const AttentionCase& test, const AttentionRun& a, const AttentionRun& b, const std::string& what) {
+  for (size_t s = 0; s < test.lengths.size(); ++s) {
+    const int begin = static_cast<int>(s) < test.num_sharing ? test.shared * test.out_cols() : 0;
+    const std::vector<float> own_a(a.out()[s].begin() + begin, a.out()[s].end());
+    const std::vector<float> own_b(b.out()[s].begin() + begin, b.out()[s].end());
+    EXPECT_TRUE(test::same_bits(own_a, own_b)) << what << ", sequence " << s << ", head_dim " << test.args.head_dim
+                                               << ", blocks of " << test.block_size << " " << dtype_name(test.kv_dtype);
+  }
+}
+
+TEST(CpuAttentionBitwise, a_prefix_in_the_same_blocks_gives_the_bits_of_copies) {
+  const std::vector<AttentionCase> copies = sharing_cases(false), same = sharing_cases(true);
+  for (const std::string& isa : test::available_isas()) {
+    for (size_t i = 0; i < same.size(); ++i) {
+      const AttentionRun expected = run_shared(copies[i], isa, 2, nullptr);
+      for (const int num_threads : {1, 6}) {
+        const AttentionRun found = run_shared(same[i], isa, num_threads, nullptr);
+        expect_same_behind(same[i], expected, found, str(isa, ", ", num_threads, " threads"));
+      }
+    }
+  }
+}
+
+std::atomic<int> num_prefix_tasks{0};
+cpu::Kernels counted_kernels;
+
+TEST(CpuAttentionBitwise, a_prefix_in_the_same_blocks_is_attended_to_together) {
+  counted_kernels = cpu::kernels(cpu::Isa::portable);
+  cpu::Kernels counting = counted_kernels;
+  counting.attention = [](const cpu::AttentionJob& job, const cpu::AttentionTask& task, float* scratch) {
+    if (task.tokens) ++num_prefix_tasks;
+    counted_kernels.attention(job, task, scratch);
+  };
+  AttentionCase test = bitwise_cases()[0];
+  test.lengths = {320, 320, 320, 320};
+  test.shared = 256;
+  test.num_sharing = 4;
+  for (const bool same_blocks : {false, true}) {
+    test.same_blocks = same_blocks;
+    AttentionRun run(test, "portable", 2);
+    run.attend_with(counting);
+    for (int s = 0; s < 4; ++s) run.step({{s, same_blocks && s > 0 ? 256 : 0, 319}});
+    num_prefix_tasks = 0;
+    run.step({{0, 319, 320}, {1, 319, 320}, {2, 319, 320}, {3, 319, 320}});
+    EXPECT_EQ(num_prefix_tasks, same_blocks ? 2 * test.args.kv_heads : 0);  // 12 rows in two tiles, one for each thread
+  }
+}
+
 #if defined(__x86_64__)
+TEST(CpuAttentionBitwise, a_shared_prefix_has_the_bits_of_copies_with_emulated_tiles) {
+  if (!cpu::isa_supported(cpu::Isa::avx512)) GTEST_SKIP() << "the emulation needs AVX-512";
+  const cpu::Kernels emulated = cpu::emulated_amx_attention();
+  const std::vector<AttentionCase> copies = sharing_cases(false), same = sharing_cases(true);
+  for (size_t i = 0; i < same.size(); ++i) {
+    const AttentionRun expected = run_shared(copies[i], "avx512", 2, &emulated);
+    expect_same_behind(same[i], expected, run_shared(same[i], "avx512", 2, &emulated), "emulated");
+  }
+}
+
 TEST(CpuAttentionBitwise, emulated_tiles_give_chunks_and_the_whole_the_bits_of_the_processors) {
   if (!cpu::isa_supported(cpu::Isa::avx512)) GTEST_SKIP() << "the emulation needs AVX-512";
   const cpu::Kernels emulated = cpu::emulated_amx_attention();

@@ -64,6 +64,10 @@ struct AttentionCase {
   DType kv_dtype = DType::f32;
   int block_size = 16;
   std::vector<int> lengths;  ///< context of each sequence at the end
+  /// The first `num_sharing` sequences begin with the same `shared` positions, a multiple of block_size, and, with same_blocks,
+  /// find them in the blocks of the first one.
+  int shared = 0, num_sharing = 0;
+  bool same_blocks = false;
 
   int qkv_cols() const { return (args.num_heads + 2 * args.kv_heads) * args.head_dim; }
   int out_cols() const { return args.num_heads * args.head_dim; }
@@ -91,6 +95,7 @@ class AttentionRun {
     table_.resize(num_blocks);
     std::iota(table_.begin(), table_.end(), 0);
     std::shuffle(table_.begin(), table_.end(), std::mt19937(3));
+    for (int s = 1; s < test.num_sharing; ++s) share(static_cast<size_t>(s));
     kv_.layout = {test.kv_dtype, test.block_size, test.args.kv_heads, test.args.head_dim};
     kv_buffer_ = backend_->allocate(num_blocks * kv_.layout.block_bytes());
     kv_.data = kv_buffer_.get();
@@ -200,6 +205,13 @@ class AttentionRun {
   }
 
  private:
+  /// Lets sequence `seq` begin as the first one does.
+  void share(size_t seq) {
+    std::copy_n(qkv_[0].begin(), test_.shared * test_.qkv_cols(), qkv_[seq].begin());
+    cached_[seq] = cached_heads(qkv_[seq]);
+    const auto own = table_.begin() + static_cast<std::ptrdiff_t>(seq) * max_blocks_;
+    if (test_.same_blocks) std::copy_n(table_.begin(), test_.shared / test_.block_size, own);
+  }
   const float* qkv_row(int seq, int position) const {
     return qkv_[static_cast<size_t>(seq)].data() + static_cast<int64_t>(position) * test_.qkv_cols();
   }

@@ -7,14 +7,16 @@
 
 namespace pagoda::cpu {
 
-/// scores[rows][kAttentionTile] of `vecs` groups of 16 keys, each [head_dim][16].
+/// scores[rows][kAttentionTile] of `vecs` groups of 16 keys, each [head_dim][16]. Fetches as much of `ahead`, keys to come or
+/// null, as it reads of `keys`.
 template <class S, class T, int R = S::kRows, int N = S::kVecs>
-void score_block(int rows, int vecs, const float* q, int64_t q_stride, const T* const* keys, int head_dim, float* scores) {
+void score_block(int rows, int vecs, const float* q, int64_t q_stride, const T* const* keys, const T* const* ahead,
+                 int head_dim, float* scores) {
   if constexpr (R > 1) {
-    if (rows < R) return score_block<S, T, R - 1, N>(rows, vecs, q, q_stride, keys, head_dim, scores);
+    if (rows < R) return score_block<S, T, R - 1, N>(rows, vecs, q, q_stride, keys, ahead, head_dim, scores);
   }
   if constexpr (N > 1) {
-    if (vecs < N) return score_block<S, T, R, N - 1>(rows, vecs, q, q_stride, keys, head_dim, scores);
+    if (vecs < N) return score_block<S, T, R, N - 1>(rows, vecs, q, q_stride, keys, ahead, head_dim, scores);
   }
   using V = typename S::Vec;
   V acc[R][N];
@@ -29,6 +31,7 @@ void score_block(int rows, int vecs, const float* q, int64_t q_stride, const T* 
     V k[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) k[n] = S::load(key[n] + d * 16);
+    if (ahead) fetch_groups<N, 16>(ahead, d * 16);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const V a = S::set(q[r * q_stride + d]);
@@ -51,14 +54,15 @@ struct ValueBlock {
   int64_t acc_stride;
 };
 
-/// `vecs` registers of columns, starting at `column`.
+/// `vecs` registers of columns, starting at `column`. Fetches as much of `ahead`, a tile to come or null, as it reads of
+/// `tile`.
 template <class S, class T, int R = S::kRows, int N = S::kVecs>
-void value_block(int rows, int vecs, const ValueBlock& block, const KvTile<T>& tile, int64_t column) {
+void value_block(int rows, int vecs, const ValueBlock& block, const KvTile<T>& tile, const KvTile<T>* ahead, int64_t column) {
   if constexpr (R > 1) {
-    if (rows < R) return value_block<S, T, R - 1, N>(rows, vecs, block, tile, column);
+    if (rows < R) return value_block<S, T, R - 1, N>(rows, vecs, block, tile, ahead, column);
   }
   if constexpr (N > 1) {
-    if (vecs < N) return value_block<S, T, R, N - 1>(rows, vecs, block, tile, column);
+    if (vecs < N) return value_block<S, T, R, N - 1>(rows, vecs, block, tile, ahead, column);
   }
   using V = typename S::Vec;
   V acc[R][N];
@@ -77,6 +81,7 @@ void value_block(int rows, int vecs, const ValueBlock& block, const KvTile<T>& t
       V v[N];
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) v[n] = S::load(value + n * 16);
+      if (ahead) fetch_value<N>(*ahead, token, column);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const V weight = S::set(block.weights[r * kAttentionTile + token]);

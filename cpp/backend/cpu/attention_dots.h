@@ -39,12 +39,13 @@ template <class S>
 
 /// As score_block, from bf16 queries: head_dim is even or the last key pair's second element zero.
 template <class S, class T, int R = S::kRows, int N = S::kVecs>
-void score_dots(int rows, int vecs, const uint16_t* q, int64_t q_stride, const T* const* keys, int head_dim, float* scores) {
+void score_dots(int rows, int vecs, const uint16_t* q, int64_t q_stride, const T* const* keys, const T* const* ahead,
+                int head_dim, float* scores) {
   if constexpr (R > 1) {
-    if (rows < R) return score_dots<S, T, R - 1, N>(rows, vecs, q, q_stride, keys, head_dim, scores);
+    if (rows < R) return score_dots<S, T, R - 1, N>(rows, vecs, q, q_stride, keys, ahead, head_dim, scores);
   }
   if constexpr (N > 1) {
-    if (vecs < N) return score_dots<S, T, R, N - 1>(rows, vecs, q, q_stride, keys, head_dim, scores);
+    if (vecs < N) return score_dots<S, T, R, N - 1>(rows, vecs, q, q_stride, keys, ahead, head_dim, scores);
   }
   typename S::Vec acc[R][N];
   const T* key[N];
@@ -58,6 +59,7 @@ void score_dots(int rows, int vecs, const uint16_t* q, int64_t q_stride, const T
     typename S::Pairs k[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) k[n] = key_pairs<S>(key[n], i);
+    if (ahead) fetch_groups<N, 32>(ahead, i * 32);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const typename S::Pairs a = S::set_pair(q + r * q_stride + 2 * i);
@@ -74,12 +76,12 @@ void score_dots(int rows, int vecs, const uint16_t* q, int64_t q_stride, const T
 
 /// As value_block; the weights of a row are bf16 numbers from the row's place on.
 template <class S, class T, int R = S::kRows, int N = S::kVecs>
-void value_dots(int rows, int vecs, const ValueBlock& block, const KvTile<T>& tile, int64_t column) {
+void value_dots(int rows, int vecs, const ValueBlock& block, const KvTile<T>& tile, const KvTile<T>* ahead, int64_t column) {
   if constexpr (R > 1) {
-    if (rows < R) return value_dots<S, T, R - 1, N>(rows, vecs, block, tile, column);
+    if (rows < R) return value_dots<S, T, R - 1, N>(rows, vecs, block, tile, ahead, column);
   }
   if constexpr (N > 1) {
-    if (vecs < N) return value_dots<S, T, R, N - 1>(rows, vecs, block, tile, column);
+    if (vecs < N) return value_dots<S, T, R, N - 1>(rows, vecs, block, tile, ahead, column);
   }
   typename S::Vec acc[R][N];
 #pragma GCC unroll 8
@@ -93,6 +95,10 @@ void value_dots(int rows, int vecs, const ValueBlock& block, const KvTile<T>& ti
     typename S::Pairs v[N];
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) v[n] = value_pairs<S>(tile, t, column + n * 16);
+    if (ahead) {
+      fetch_value<N>(*ahead, t, column);
+      fetch_value<N>(*ahead, t + 1, column);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const typename S::Pairs weight = S::set_pair(weights + r * 2 * kAttentionTile + t);

@@ -18,37 +18,43 @@
 
 namespace pagoda::cpu {
 
-/// Adds a tile that begins at position `begin` to the rows' states in run.part, and fetches `next` meanwhile.
+/// Adds a tile that begins at position `begin` to the rows' states in run.part, and fetches `next` meanwhile: evenly over the
+/// products if the tile is whole, as the memory would idle behind a burst.
 template <class S, class T>
 void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next, int64_t begin) {
   const int first = tile.lo / 16, last = (tile.hi + 15) / 16;
   const int head_dim = run.job->args.head_dim;
-  prefetch_groups(next.keys, next, head_dim);
+  const bool whole = last - first == kTileGroups && next.lo < next.hi;
+  const KvTile<T> ahead = whole ? filled_up(next, tile) : next;
+  if (!whole) prefetch_groups(next.keys, next, head_dim);
   for (int r = 0; r < run.rows; r += S::kRows) {
     const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
     for (int g = first; g < last; g += S::kVecs) {
       const int vecs = last - g < S::kVecs ? last - g : S::kVecs;
       const float* q = run.q + r * run.padded;
       float* scores = run.scores + r * kAttentionTile + g * 16;
+      const T* const* fetched = whole && r == 0 ? ahead.keys + g : nullptr;
       if constexpr (kUsesDots<S, T>) {
-        score_dots<S, T>(rows, vecs, reinterpret_cast<const uint16_t*>(q), 2 * run.padded, tile.keys + g, head_dim, scores);
+        score_dots<S, T>(rows, vecs, reinterpret_cast<const uint16_t*>(q), 2 * run.padded, tile.keys + g, fetched, head_dim,
+                         scores);
       } else {
-        score_block<S, T>(rows, vecs, q, run.padded, tile.keys + g, head_dim, scores);
+        score_block<S, T>(rows, vecs, q, run.padded, tile.keys + g, fetched, head_dim, scores);
       }
     }
   }
   softmax_tile<S, kUsesDots<S, T> ? WeightForm::pairs : WeightForm::floats>(run, first, last, begin, tile.lo, tile.hi);
-  prefetch_groups(next.values, next, head_dim);
+  if (!whole) prefetch_groups(next.values, next, head_dim);
   const int columns = static_cast<int>(run.padded / 16);
   for (int r = 0; r < run.rows; r += S::kRows) {
     const int rows = run.rows - r < S::kRows ? run.rows - r : S::kRows;
     const ValueBlock block{run.scores + r * kAttentionTile, run.correction + r, run.part + r * run.state, run.state};
+    const KvTile<T>* fetched = whole && r == 0 ? &ahead : nullptr;
     for (int c = 0; c < columns; c += S::kVecs) {
       const int vecs = columns - c < S::kVecs ? columns - c : S::kVecs;
       if constexpr (kUsesDots<S, T>) {
-        value_dots<S, T>(rows, vecs, block, tile, c * 16);
+        value_dots<S, T>(rows, vecs, block, tile, fetched, c * 16);
       } else {
-        value_block<S, T>(rows, vecs, block, tile, c * 16);
+        value_block<S, T>(rows, vecs, block, tile, fetched, c * 16);
       }
     }
   }
@@ -99,7 +105,7 @@ void attend_chains(AttentionRun& run, const int32_t* blocks, int64_t lo, int64_t
     const TileSource source{&kv, blocks, run.task->kv_head, begin},
         next{&kv, blocks, run.task->kv_head, begin + kAttentionTile};
     if (run.scaled) read_scales<S>(source, next, lo, hi, run.scales);
-    const KvTile<T> tile = block_tile<T>(source, lo, hi), ahead = block_tile<T>(next, lo, hi);
+    const KvTile<T> tile = block_tile<T>(source, lo, hi), ahead = tile_ahead<S, T>(run, blocks, begin);
     const int first = tile.lo / 16, last = (tile.hi + 15) / 16;
     prefetch_groups(ahead.keys, ahead, kv.head_dim);
     for_rows([&](int r, int rows) {
@@ -138,7 +144,7 @@ void attend_partition(AttentionRun& run, int part) {
         next{&kv, blocks, run.task->kv_head, begin + kAttentionTile};
     if (run.scaled) read_scales<S>(source, next, lo, hi, run.scales);
     if (in_place) {
-      attend_tile<S, T>(run, block_tile<T>(source, lo, hi), block_tile<T>(next, lo, hi), begin);
+      attend_tile<S, T>(run, block_tile<T>(source, lo, hi), tile_ahead<S, T>(run, blocks, begin), begin);
     } else if constexpr (kUsesDots<S, T>) {
       const PairedTile copy{reinterpret_cast<BfPair*>(run.keys), reinterpret_cast<BfPair*>(run.values), (kv.head_dim + 1) / 2,
                             run.padded};
@@ -210,17 +216,21 @@ void attend_cache(AttentionRun& run) {
   if constexpr (kUsesTiles<S, T>) {
     if (has_tiles) configure_tiles<S>(run.rows);
   }
+  const size_t states_bytes = static_cast<size_t>(run.rows * run.state) * sizeof(float);
+  if (task.before) __builtin_memcpy(run.total, task.before, states_bytes);
   for (int part = task.part_begin; part < task.part_end; ++part) {
     attend_partition<S, T>(run, part);
     if (!task.partial) merge_partition<S>(run, part, run.part);
-    if (task.partial && !in_place) {
-      __builtin_memcpy(task.partial, run.part, static_cast<size_t>(run.rows * run.state) * sizeof(float));
-    }
+    if (task.partial && !in_place) __builtin_memcpy(task.partial, run.part, states_bytes);
   }
   if constexpr (kUsesTiles<S, T>) {
     if (has_tiles) S::Tiles::release();
   }
-  if (!task.partial) finish_rows<S>(run);
+  if (task.after) {
+    __builtin_memcpy(task.after, run.total, states_bytes);
+  } else if (!task.partial) {
+    finish_rows<S>(run);
+  }
 }
 
 template <class S>

@@ -45,7 +45,7 @@ template <class S>
 [[gnu::always_inline]] inline RowPlace row_place(const AttentionJob& job, const AttentionTask& task, int row) {
   const int group = job.args.num_heads / job.args.kv_heads;
   const int flat = task.row_begin + row;
-  const int64_t token = job.batch.query_start[task.seq] + flat / group;
+  const int64_t token = task.tokens ? task.tokens[flat / group] : job.batch.query_start[task.seq] + flat / group;
   return {token, (static_cast<int64_t>(task.kv_head) * group + flat % group) * job.args.head_dim};
 }
 
@@ -100,6 +100,21 @@ void load_queries(AttentionRun& run) {
       for (int64_t d = run.job->args.head_dim; d < 2 * tile_pairs(run.job->args.head_dim); ++d) row[d] = 0;
     }
   }
+}
+
+/// The tile that is read after the one at `begin`: the task's next one, or the first of what follows the task.
+template <class S, class T>
+[[gnu::always_inline]] inline KvTile<T> tile_ahead(const AttentionRun& run, const int32_t* blocks, int64_t begin) {
+  const AttentionTask& task = *run.task;
+  const KvPlace* kv = &run.job->kv;
+  const int64_t parts_end = static_cast<int64_t>(task.part_end) * kAttentionPartition, last = run.hi[run.rows - 1];
+  const int64_t end = last < parts_end ? last : parts_end;
+  begin += kAttentionTile;
+  if (begin < end) return block_tile<T>({kv, blocks, task.kv_head, begin}, begin, end);
+  const Batch& batch = run.job->batch;
+  const int32_t* next = batch.block_table + static_cast<int64_t>(task.ahead.seq) * batch.max_blocks;
+  const int64_t first = task.ahead.lo / kAttentionTile * kAttentionTile;
+  return block_tile<T>({kv, next, task.ahead.kv_head, first}, task.ahead.lo, task.ahead.hi);
 }
 
 template <class S>

@@ -30,6 +30,33 @@ template <class T>
   }
 }
 
+/// Asks for the line of each of kGroups groups that begins at element `at`, a multiple of kStep; for nothing if none does.
+template <int kGroups, int kStep, class T>
+[[gnu::always_inline]] inline void fetch_groups(const T* const* groups, int at) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+  if (kStep < kLine && at % kLine != 0) return;
+#pragma GCC unroll 8
+  for (int n = 0; n < kGroups; ++n) __builtin_prefetch(groups[n] + at, 0, 2);
+}
+
+/// Asks for 16 * kVecs columns of a token's value.
+template <int kVecs, class T>
+[[gnu::always_inline]] inline void fetch_value(const KvTile<T>& tile, int token, int64_t column) {
+  const T* value = tile.values[token / 16] + token % 16 * tile.value_stride + column;
+#pragma GCC unroll 8
+  for (int d = 0; d < kVecs * 16; d += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(value + d, 0, 2);
+}
+
+/// `ahead` with the groups that it lacks taken from `tile`, which has all: a fetch of these finds them in the cache.
+template <class T>
+[[gnu::always_inline]] inline KvTile<T> filled_up(KvTile<T> ahead, const KvTile<T>& tile) {
+  for (int g = 0; g < kTileGroups; ++g) {
+    if (ahead.lo < g * 16 + 16 && ahead.hi > g * 16) continue;
+    ahead.keys[g] = tile.keys[g], ahead.values[g] = tile.values[g];
+  }
+  return ahead;
+}
+
 /// Where to find a sequence's tokens.
 struct TileSource {
   const KvPlace* kv;
@@ -48,7 +75,7 @@ struct TileSource {
 /// Points into the blocks for the tile's share of positions [lo, hi); empty if there is none. Needs block_size >= 16.
 template <class T>
 [[gnu::always_inline]] inline KvTile<T> block_tile(const TileSource& source, int64_t lo, int64_t hi) {
-  KvTile<T> tile;
+  KvTile<T> tile{};
   const T* cache = reinterpret_cast<const T*>(source.kv->data);
   tile.value_stride = source.kv->head_dim;
   tile.lo = source.clip(lo), tile.hi = source.clip(hi);

@@ -32,15 +32,27 @@ struct AttentionJob {
   Batch batch;
 };
 
-/// Rows of one sequence and one KV head. A row is a query of one head: row r is token first_token + r / group and head r %
-/// group of the KV head's group, so that any tile of rows shares the keys and values it reads.
+/// Rows of one KV head that read the same keys and values: of one sequence, or of several that share partitions. A row is a
+/// query of one head: row r is token r / group, counted from the sequence's first in the batch or along `tokens`, and head r %
+/// group of the KV head's group.
 struct AttentionTask {
-  int32_t seq = 0;
+  int32_t seq = 0;                     ///< whose blocks are read
   int32_t row_begin = 0, row_end = 0;  ///< at most kAttentionRows
   int32_t kv_head = 0;
   int32_t part_begin = 0, part_end = 0;  ///< partitions of the context, kAttentionPartition tokens each
-  /// Null: the task covers all partitions and writes `out`. Else: it covers one and stores its rows' softmax states here.
+  /// Not null: the task covers one partition and stores its rows' softmax states here.
   float* partial = nullptr;
+  /// The rows' states over all partitions before part_begin, to go on from; null: there are none.
+  const float* before = nullptr;
+  /// Not null: the task stores the rows' states over all partitions before part_end here, and does not write `out`.
+  float* after = nullptr;
+  const int32_t* tokens = nullptr;  ///< of the batch, or null
+  /// What the thread is likely to read after the task: positions [lo, hi) of a sequence's KV head.
+  struct Ahead {
+    int32_t seq, kv_head;
+    int64_t lo, hi;
+  };
+  Ahead ahead{};
 };
 
 constexpr int kAttentionMaxHeadDim = 256;
