@@ -205,6 +205,9 @@ class Backend {
   virtual void reserve(size_t bytes) = 0;
   /// 64-byte aligned. Throws DeviceError naming the size when the device has no room.
   virtual Buffer allocate(size_t bytes) = 0;
+  /// Takes the memory of these bytes, which belong to an allocation and are not changed, from the system now: where it is taken
+  /// when first written to, that would delay a request. A device whose memory is taken at once does nothing.
+  virtual void make_resident(void* /*data*/, size_t /*bytes*/) {}
   /// Takes what sampling from a vocabulary of this size needs; without it the first start_sampling does.
   virtual void prepare_sampling(int64_t vocab_size) = 0;
   /// Bytes of the device that are taken, as planned: by weights, buffers and what the backend keeps for itself.

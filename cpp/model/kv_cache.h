@@ -2,6 +2,7 @@
 // only storage.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -20,14 +21,17 @@ class KvCache {
  public:
   /// Storage for `num_blocks` blocks, and on the host for `num_host_blocks` that are swapped out. With a null backend nothing
   /// is allocated (planning).
+  /// The first kResidentBytes of it are resident: blocks are first handed out from the front.
   KvCache(Backend* backend, const KvShape& shape, DType dtype, int block_size, int64_t num_blocks, int64_t num_host_blocks = 0)
       : backend_(backend), layout_{dtype, block_size, shape.kv_heads, shape.head_dim}, num_blocks_(num_blocks) {
     const size_t layer_bytes = layout_.block_bytes() * static_cast<size_t>(num_blocks);
     const size_t host_layer_bytes = layout_.block_bytes() * static_cast<size_t>(num_host_blocks);
     if (backend) backend->reserve(static_cast<size_t>(shape.num_layers) * allocated_bytes(backend->traits(), layer_bytes));
+    const size_t resident_bytes = std::min(layer_bytes, kResidentBytes / static_cast<size_t>(std::max(shape.num_layers, 1)));
     if (backend && num_host_blocks) host_ = backend->allocate_host(static_cast<size_t>(shape.num_layers) * host_layer_bytes);
     for (int layer = 0; layer < shape.num_layers; ++layer) {
       if (backend) buffers_.push_back(backend->allocate(layer_bytes));
+      if (backend) backend->make_resident(buffers_.back().get(), resident_bytes);
       layers_.push_back({backend ? buffers_.back().get() : nullptr, layout_});
       within_.push_back({layers_.back().data, layers_.back().data});
       if (!host_) continue;
@@ -50,6 +54,8 @@ class KvCache {
   void copy(std::span<const BlockCopy> copies) { copy(within_, copies); }
 
  private:
+  static constexpr size_t kResidentBytes = size_t{128} << 20;
+
   void copy(std::span<const BlockPools> pools, std::span<const BlockCopy> copies) {
     if (!copies.empty()) backend_->copy_blocks(pools, layout_.block_bytes(), copies);
   }

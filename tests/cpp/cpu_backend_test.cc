@@ -1,6 +1,9 @@
 // The CPU backend as an object: options, device facts, memory.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/usable_cores.h"
@@ -38,6 +41,31 @@ TEST(CpuBackend, allocations_are_aligned_and_round_trip) {
     EXPECT_EQ(sent, received);
   }
 }
+
+#if defined(MADV_POPULATE_WRITE)
+TEST(CpuBackend, memory_becomes_resident_without_being_changed) {
+  const std::unique_ptr<Backend> backend = make_cpu_backend({2, "auto"});
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  constexpr size_t kBytes = size_t{9} << 20;
+  const Buffer buffer = backend->allocate(kBytes);
+  char* data = static_cast<char*>(buffer.get());
+  const auto num_resident = [&](size_t bytes) {
+    std::vector<unsigned char> pages(bytes / page);
+    EXPECT_EQ(mincore(data, bytes, pages.data()), 0);
+    return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](unsigned char flags) { return flags & 1; }));
+  };
+  ASSERT_EQ(reinterpret_cast<uintptr_t>(data) % page, 0u);
+  EXPECT_LT(num_resident(kBytes), kBytes / page);
+  std::memset(data, 7, page);
+  if (madvise(data, page, MADV_POPULATE_WRITE) != 0) GTEST_SKIP() << "the kernel cannot populate";
+  backend->make_resident(data, kBytes - 3 * page - 1);
+  EXPECT_EQ(num_resident(kBytes - 4 * page), kBytes / page - 4);
+  EXPECT_TRUE(std::all_of(data, data + page, [](char byte) { return byte == 7; }));
+  EXPECT_EQ(data[page], 0);
+  backend->make_resident(data + 1, 5);
+  backend->make_resident(data, 0);
+}
+#endif
 
 TEST(CpuBackend, an_allocation_beyond_the_machine_names_its_size) {
   const std::unique_ptr<Backend> backend = make_cpu_backend({1, "auto"});

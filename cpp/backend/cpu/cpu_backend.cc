@@ -3,6 +3,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -23,6 +24,7 @@ constexpr size_t kMapBytes =
     size_t{1} << 20;  ///< from this size on memory comes from mmap, so that untouched pages cost nothing
 constexpr size_t kHugePageBytes = size_t{32}
                                   << 20;  ///< from this size on in pages of 2 MiB, which the cache of keys and values gains by
+constexpr size_t kPopulateBytes = size_t{2} << 20;  ///< memory that a thread takes from the system at a time
 constexpr int kMaxThreads = 1024;
 /// Elements of a row operation that are worth a second thread.
 constexpr int64_t kParallelElements = 16384;
@@ -75,6 +77,20 @@ Buffer CpuBackend::allocate(size_t bytes) {
   if (data == MAP_FAILED) throw_out_of_memory(bytes);
   if (bytes >= kHugePageBytes) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: without such pages it works as well
   return own(data, [bytes](void* p) { munmap(p, bytes); });
+}
+
+void CpuBackend::make_resident(void* data, size_t bytes) {
+#if defined(MADV_POPULATE_WRITE)
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page - reinterpret_cast<uintptr_t>(data);
+  if (bytes < begin + page) return;
+  const size_t num_pieces = (bytes - begin + kPopulateBytes - 1) / kPopulateBytes;
+  pool_.run(static_cast<int64_t>(num_pieces), [&](int64_t piece, int) {
+    const size_t at = begin + static_cast<size_t>(piece) * kPopulateBytes, left = (bytes - at) / page * page;
+    // A wish: what is not populated, with a kernel before 5.14 all, is when it is used.
+    madvise(static_cast<char*>(data) + at, std::min(kPopulateBytes, left), MADV_POPULATE_WRITE);
+  });
+#endif
 }
 
 void CpuBackend::prepare_sampling(int64_t vocab_size) {

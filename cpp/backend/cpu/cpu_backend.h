@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
 
   void reserve(size_t) override {}
   Buffer allocate(size_t bytes) override;
+  void make_resident(void* data, size_t bytes) override;
   void prepare_sampling(int64_t vocab_size) override;
   size_t num_allocated_bytes() const override;
   Buffer allocate_host(size_t bytes) override { return allocate(bytes); }
