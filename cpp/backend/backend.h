@@ -139,6 +139,8 @@ struct BackendTraits {
   int max_steps_in_flight = 1;
   /// paged_attention takes a query's place from Batch::positions; else a sequence's queries are the last of its context.
   bool attends_by_position = false;
+  /// Rows of GatedMlp::gate_up that gated_mlp writes to, at most; 0: as many as x has.
+  int64_t most_gate_up_rows = 0;
   /// Whether the cache of keys and values can be of this type.
   bool (*holds_kv)(DType dtype) = nullptr;
   /// Bytes of the packed form of stacked parts.
@@ -187,7 +189,7 @@ struct GatedMlp {
   Activation activation;
   const Weight& down;      ///< [H, I]
   const float* down_bias;  ///< [H] f32 or null
-  Tensor gate_up;          ///< [T, 2I] act
+  Tensor gate_up;          ///< [T or most_gate_up_rows, 2I] act
   Tensor gated;            ///< [T, I] act
   void* workspace;         ///< linear_workspace of either product, whichever is more
 };

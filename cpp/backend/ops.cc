@@ -139,7 +139,9 @@ void Ops::gated_mlp_into(const Tensor& out, const Tensor& x, const Weight& up, c
   ensure(out.shape == Shape{x.rows(), down.rows}, "gated_mlp: out ", describe(out), " does not fit ", describe(down));
   Arena::Scope scope(arena_);
   const Tensor gated = allocate(traits_.activation_dtype, {x.rows(), down.cols});
-  const Tensor gate_up = allocate(traits_.activation_dtype, {x.rows(), up.rows});
+  const int64_t most_rows = traits_.most_gate_up_rows;
+  const int64_t gate_up_rows = most_rows > 0 ? std::min(x.rows(), most_rows) : x.rows();
+  const Tensor gate_up = allocate(traits_.activation_dtype, {gate_up_rows, up.rows});
   const auto workspace_of = [&](const Weight& weight) {
     return traits_.linear_workspace(x.rows(), weight.rows, weight.cols, weight.part_formats);
   };

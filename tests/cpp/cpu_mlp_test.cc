@@ -21,18 +21,19 @@ std::vector<float> expected_mlp(const LinearKernels& kernels, ThreadPool& pool, 
 void expect_same_mlp(const LinearKernels& kernels, ThreadPool& pool, const Matrix& up, const Matrix& down, int64_t t) {
   const int64_t n = down.cols(), rows = down.rows();
   const std::vector<float> bias = random_input(2 * n, 9), x = input_with_outliers(t * up.cols());
-  std::vector<float> input = x, out(static_cast<size_t>(t * rows)), gate_up(static_cast<size_t>(2 * t * n)),
+  std::vector<float> input = x, out(static_cast<size_t>(t * rows)), gate_up(static_cast<size_t>(2 * std::min(t, kMlpRows) * n)),
                      gated(static_cast<size_t>(t * n));
   constexpr float kUntouched = -12345.0f;
   gate_up[0] = kUntouched;
-  const auto view = [&](std::vector<float>& values) {
-    return Tensor::dense(values.data(), DType::f32, {t, static_cast<int64_t>(values.size()) / t});
+  const auto view = [&](std::vector<float>& values, int64_t num_rows) {
+    return Tensor::dense(values.data(), DType::f32, {num_rows, static_cast<int64_t>(values.size()) / num_rows});
   };
   std::vector<std::byte> workspace(linear_workspace(t, 2 * n, up.cols(), up.weight.part_formats) +
                                    linear_workspace(t, rows, n, down.weight.part_formats) + 64);
   void* aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.data()) + 63) / 64 * 64);
-  const GatedMlp mlp{up.weight, bias.data(), Activation::silu, down.weight, nullptr, view(gate_up), view(gated), aligned};
-  gated_mlp(kernels, pool, view(out), view(input), mlp, {gate, Activation::silu});
+  const GatedMlp mlp{up.weight,      bias.data(), Activation::silu, down.weight, nullptr, view(gate_up, std::min(t, kMlpRows)),
+                     view(gated, t), aligned};
+  gated_mlp(kernels, pool, view(out, t), view(input, t), mlp, {gate, Activation::silu});
   EXPECT_TRUE(same_bits(out.data(), expected_mlp(kernels, pool, up, down, x, bias).data(), t * rows)) << t << " rows";
   const auto has_span = [&](const Matrix& m) { return kernels.span[static_cast<int>(m.formats[0])] != nullptr; };
   EXPECT_EQ(gate_up[0] == kUntouched, t > 1 && has_span(up) && has_span(down))

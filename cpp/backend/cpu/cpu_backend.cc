@@ -268,6 +268,7 @@ namespace pagoda {
 const BackendTraits& cpu_traits() {
   static const BackendTraits traits{.name = "cpu",
                                     .attends_by_position = true,
+                                    .most_gate_up_rows = cpu::kMlpRows,
                                     .holds_kv = cpu::holds_kv,
                                     .packed_bytes = cpu::packed_bytes,
                                     .linear_workspace = cpu::linear_workspace,

@@ -16,9 +16,6 @@ namespace {
 constexpr int64_t kLeastBytes = int64_t{16} << 10;
 constexpr int64_t kLeastProducts = int64_t{256} << 10;
 
-/// Rows of a gated MLP that go through all of its steps together, about.
-constexpr int64_t kMlpRows = 192;
-
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
@@ -352,6 +349,7 @@ void gated_mlp_in_blocks(const LinearKernels& kernels, ThreadPool& pool, const T
   const int64_t cols = mlp.down.cols;
   if (x.rows() == 0) return;
   const int64_t block_rows = even_share(x.rows(), kMlpRows, unit_rows(kernels, mlp.down.part_formats));
+  ensure(block_rows <= kMlpRows, "blocks of ", block_rows, " rows of a gated MLP have no room in ", kMlpRows);
   for (int64_t begin = 0; begin < x.rows(); begin += block_rows) {
     const RowRange rows{begin, std::min(begin + block_rows, x.rows())}, block{0, rows.end - begin};
     const Tensor gate_up = rows_of(mlp.gate_up, block), gated = rows_of(mlp.gated, block);

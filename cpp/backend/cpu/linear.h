@@ -83,7 +83,10 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 void linear(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const Weight& weight,
             const float* bias, void* workspace);
 
-/// out[T, H] = Backend::gated_mlp.
+/// Rows of a gated MLP that go through all of its steps together, at most: a multiple of what unit_rows can be.
+constexpr int64_t kMlpRows = 192;
+
+/// out[T, H] = Backend::gated_mlp. Of mlp.gate_up it uses kMlpRows rows at most.
 void gated_mlp(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x, const GatedMlp& mlp,
                const GateRows& how);
 
