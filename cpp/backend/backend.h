@@ -189,7 +189,7 @@ struct GatedMlp {
   Activation activation;
   const Weight& down;      ///< [H, I]
   const float* down_bias;  ///< [H] f32 or null
-  Tensor gate_up;          ///< [T or most_gate_up_rows, 2I] act
+  Tensor gate_up;          ///< [min(T, most_gate_up_rows), 2I] act, [T, 2I] if that is 0
   Tensor gated;            ///< [T, I] act
   void* workspace;         ///< linear_workspace of either product, whichever is more
 };
@@ -207,8 +207,8 @@ class Backend {
   virtual void reserve(size_t bytes) = 0;
   /// 64-byte aligned. Throws DeviceError naming the size when the device has no room.
   virtual Buffer allocate(size_t bytes) = 0;
-  /// Takes the memory of these bytes, which belong to an allocation and are not changed, from the system now: where it is taken
-  /// when first written to, that would delay a request. A device whose memory is taken at once does nothing.
+  /// Has the system provide the memory of these bytes of an allocation now, so that the first write to it does not delay a
+  /// request. Only whole pages; contents stay. A device whose allocations have their memory at once does nothing.
   virtual void make_resident(void* /*data*/, size_t /*bytes*/) {}
   /// Takes what sampling from a vocabulary of this size needs; without it the first start_sampling does.
   virtual void prepare_sampling(int64_t vocab_size) = 0;

@@ -21,7 +21,7 @@ class KvCache {
  public:
   /// Storage for `num_blocks` blocks, and on the host for `num_host_blocks` that are swapped out. With a null backend nothing
   /// is allocated (planning).
-  /// The first kResidentBytes of it are resident: blocks are first handed out from the front.
+  /// The first blocks, kResidentBytes over all layers, are made resident: blocks are first handed out from the front.
   KvCache(Backend* backend, const KvShape& shape, DType dtype, int block_size, int64_t num_blocks, int64_t num_host_blocks = 0)
       : backend_(backend), layout_{dtype, block_size, shape.kv_heads, shape.head_dim}, num_blocks_(num_blocks) {
     const size_t layer_bytes = layout_.block_bytes() * static_cast<size_t>(num_blocks);

@@ -8,7 +8,7 @@ void gate(float* out, const float* gates, const float* ups, int64_t n, Activatio
   for (int64_t i = 0; i < n; ++i) out[i] = gates[i] * ups[i];
 }
 
-/// The product of the activations of a product, step by step.
+/// A gated MLP in three steps.
 std::vector<float> expected_mlp(const LinearKernels& kernels, ThreadPool& pool, const Matrix& up, const Matrix& down,
                                 const std::vector<float>& x, const std::vector<float>& bias) {
   const int64_t n = down.cols(), t = static_cast<int64_t>(x.size()) / up.cols();
@@ -52,7 +52,7 @@ TEST(CpuMlp, has_the_bits_of_its_steps) {
       const int64_t n = 64;
       const Matrix up = make_matrix({{up_format, n}, {up_format, n}}, h, pool);
       const Matrix down = make_matrix({{down_format, 50}}, n, pool, 5);
-      // Of the widest 33 rows are a block of 32 and one of a single row; the most are blocks of an MLP's and a rest.
+      // Of the widest 33 rows are a block of 32 and one of a single row; 193 and 389 rows are two and three blocks of an MLP.
       for (const int64_t t : {1, 2, 31, 33, 70, 193, 389}) {
         if (t <= 33 || h == 96) expect_same_mlp(kernels, pool, up, down, t);
       }

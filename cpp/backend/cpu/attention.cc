@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kMaxSplitTokens = 16;  ///< queries of a step whose context may be split
 constexpr int kTasksPerThread = 4;       ///< with fewer tasks than that the context is split
-constexpr int64_t kLeastPrefixRows = 6;  ///< of a tile, if there are more, and at least one token's
+/// A shared prefix is not cut into tiles for fewer rows than this, or than one token's.
+constexpr int64_t kLeastPrefixRows = 6;
 
 /// Rows that run as one task per KV head.
 struct Tile {
@@ -22,7 +23,7 @@ struct Tile {
   int32_t row_begin, row_end;
   int32_t part_begin, part_end;  ///< partitions that some row sees
   int64_t lo, hi;                ///< positions that some row sees, of these partitions
-  int32_t state_row;             ///< of the states of shared prefixes: the tile's first; -1 if it has none
+  int32_t state_row;             ///< the tile's first row in the states of shared prefixes; -1: none
   const int32_t* tokens;         ///< of the batch, if the tile is one of a shared prefix
   int64_t cost;                  ///< rows times keys, of a shared prefix rows times partitions
 };
@@ -183,7 +184,7 @@ void run_tiles(const Kernels& kernels, ThreadPool& pool, const AttentionJob& job
   const int64_t state = attention_state_floats(job.args.head_dim);
   const int64_t num_tasks = num_tiles * job.args.kv_heads;
   pool.run(num_tasks, [&](int64_t index, int thread) {
-    // Head by head: the keys and values of one fit the second-level cache for longer.
+    // Head by head: the keys and values of one stay in the second-level cache longer.
     const Tile& tile = tiles[index % num_tiles];
     const int64_t head = index / num_tiles;
     AttentionTask task = make_task(tile, static_cast<int>(head));

@@ -19,7 +19,7 @@
 namespace pagoda::cpu {
 
 /// Adds a tile that begins at position `begin` to the rows' states in run.part, and fetches `next` meanwhile: evenly over the
-/// products if the tile is whole, as the memory would idle behind a burst.
+/// products of the first rows if the tile is whole, as the memory would idle behind a burst.
 template <class S, class T>
 void attend_tile(AttentionRun& run, const KvTile<T>& tile, const KvTile<T>& next, int64_t begin) {
   const int first = tile.lo / 16, last = (tile.hi + 15) / 16;

@@ -87,7 +87,7 @@ void CpuBackend::make_resident(void* data, size_t bytes) {
   const size_t num_pieces = (bytes - begin + kPopulateBytes - 1) / kPopulateBytes;
   pool_.run(static_cast<int64_t>(num_pieces), [&](int64_t piece, int) {
     const size_t at = begin + static_cast<size_t>(piece) * kPopulateBytes, left = (bytes - at) / page * page;
-    // A wish: what is not populated, with a kernel before 5.14 all, is when it is used.
+    // A wish: memory that is not populated here, as none is before Linux 5.14, comes when it is first written to.
     madvise(static_cast<char*>(data) + at, std::min(kPopulateBytes, left), MADV_POPULATE_WRITE);
   });
 #endif

@@ -343,7 +343,7 @@ Tensor rows_of(const Tensor& x, RowRange rows) {
 }
 
 /// gated_mlp in blocks of rows, whose steps find one another's results in the caches. The thread that prepares a
-/// row of activations makes it.
+/// row of activations computes it first.
 void gated_mlp_in_blocks(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const Tensor& x,
                          const GatedMlp& mlp, const GateRows& how) {
   const int64_t cols = mlp.down.cols;

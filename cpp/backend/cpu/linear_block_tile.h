@@ -233,7 +233,8 @@ struct BlockKernel {
     return Simd::mul(load_scale<0>(own, outer), value);
   }
 
-  /// Adds the outliers' products to the accumulators, row by row: which rows have some is known only here.
+  /// Adds the outliers' products to the accumulators. The list has those of a row together: its sums, by way of memory as the
+  /// row is known only here, stay in registers for all of them.
   template <int kPanels, int kRows>
   [[gnu::noinline]] static void add_outliers(const Outlier* list, const std::byte* panel, size_t panel_bytes,
                                              Floats (&acc)[kPanels][kRows]) {
