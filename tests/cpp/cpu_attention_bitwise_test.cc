@@ -131,7 +131,7 @@ AttentionRun run_shared(const AttentionCase& test, const std::string& isa, int n
   const auto length = [&](int s) { return test.lengths[static_cast<size_t>(s)]; };
   const auto num_seqs = static_cast<int>(test.lengths.size());
   for (int s = 0; s < num_seqs; ++s) {
-    const bool stored = test.same_blocks && s > 0 && s < test.num_sharing;
+    const bool stored = test.same_blocks && test.leader(s) != s;
     const int begin = stored ? test.shared : 0;
     if (begin < length(s) - 42) run.step({{s, begin, length(s) - 42}});
   }
@@ -147,17 +147,18 @@ AttentionRun run_shared(const AttentionCase& test, const std::string& isa, int n
 }
 
 /// The bitwise cases with contexts of which all but the last begin alike, over one partition or two, in the same blocks or in
-/// copies: 3, whose rows are few enough to be read in place or in chains, or 6, with 3 or 5 queries to a key. One stands at the
-/// end of the shared positions.
+/// copies: 3, whose rows are few enough to be read in place or in chains, 6, or 3 and another 3, with 3 or 5 queries to a key.
+/// One stands at the end of the shared positions.
 std::vector<AttentionCase> sharing_cases(bool same_blocks) {
   std::vector<AttentionCase> cases = bitwise_cases();
   for (size_t i = 0; i < cases.size(); ++i) {
     AttentionCase& test = cases[i];
     const int shared = test.args.head_dim == 64 ? 512 : 320;
     test.lengths = {shared + 51, shared + 200, shared + 42};
-    if (i % 2) test.lengths.insert(test.lengths.end(), {shared + 45, shared + 43, shared + 48});
+    if (i % 3) test.lengths.insert(test.lengths.end(), {shared + 45, shared + 43, shared + 48});
     if (i % 2 && !test.args.sinks) test.args.num_heads = 10;
-    test.num_sharing = static_cast<int>(test.lengths.size());
+    test.num_groups = i % 3 == 2 ? 2 : 1;
+    test.num_sharing = static_cast<int>(test.lengths.size()) / test.num_groups;
     test.lengths.push_back(380);
     test.shared = shared;
     test.same_blocks = same_blocks;
@@ -167,7 +168,7 @@ std::vector<AttentionCase> sharing_cases(bool same_blocks) {
 
 void expect_same_behind(const AttentionCase& test, const AttentionRun& a, const AttentionRun& b, const std::string& what) {
   for (size_t s = 0; s < test.lengths.size(); ++s) {
-    const int begin = static_cast<int>(s) < test.num_sharing ? test.shared * test.out_cols() : 0;
+    const int begin = static_cast<int>(s) < test.num_sharing * test.num_groups ? test.shared * test.out_cols() : 0;
     const std::vector<float> own_a(a.out()[s].begin() + begin, a.out()[s].end());
     const std::vector<float> own_b(b.out()[s].begin() + begin, b.out()[s].end());
     EXPECT_TRUE(test::same_bits(own_a, own_b)) << what << ", sequence " << s << ", head_dim " << test.args.head_dim

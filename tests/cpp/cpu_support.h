@@ -65,10 +65,12 @@ struct AttentionCase {
   int block_size = 16;
   std::vector<int> lengths;  ///< context of each sequence at the end
   /// The first `num_sharing` sequences begin with the same `shared` positions, a multiple of block_size, and, with same_blocks,
-  /// find them in the blocks of the first one.
-  int shared = 0, num_sharing = 0;
+  /// find them in the blocks of the first one. So do the next as many among themselves, for `num_groups` groups.
+  int shared = 0, num_sharing = 0, num_groups = 1;
   bool same_blocks = false;
 
+  /// The sequence in whose blocks sequence `s` begins with same_blocks, itself if in none other's.
+  int leader(int s) const { return s < num_sharing * num_groups ? s - s % num_sharing : s; }
   int qkv_cols() const { return (args.num_heads + 2 * args.kv_heads) * args.head_dim; }
   int out_cols() const { return args.num_heads * args.head_dim; }
 };
@@ -95,7 +97,7 @@ class AttentionRun {
     table_.resize(num_blocks);
     std::iota(table_.begin(), table_.end(), 0);
     std::shuffle(table_.begin(), table_.end(), std::mt19937(3));
-    for (int s = 1; s < test.num_sharing; ++s) share(static_cast<size_t>(s));
+    for (int s = 0; s < test.num_sharing * test.num_groups; ++s) share(static_cast<size_t>(s));
     kv_.layout = {test.kv_dtype, test.block_size, test.args.kv_heads, test.args.head_dim};
     kv_buffer_ = backend_->allocate(num_blocks * kv_.layout.block_bytes());
     kv_.data = kv_buffer_.get();
@@ -205,12 +207,14 @@ class AttentionRun {
   }
 
  private:
-  /// Lets sequence `seq` begin as the first one does.
+  /// Lets sequence `seq` begin as its leader does.
   void share(size_t seq) {
-    std::copy_n(qkv_[0].begin(), test_.shared * test_.qkv_cols(), qkv_[seq].begin());
+    const int leader = test_.leader(static_cast<int>(seq));
+    if (static_cast<int>(seq) == leader) return;
+    std::copy_n(qkv_[static_cast<size_t>(leader)].begin(), test_.shared * test_.qkv_cols(), qkv_[seq].begin());
     cached_[seq] = cached_heads(qkv_[seq]);
-    const auto own = table_.begin() + static_cast<std::ptrdiff_t>(seq) * max_blocks_;
-    if (test_.same_blocks) std::copy_n(table_.begin(), test_.shared / test_.block_size, own);
+    const auto blocks = [&](int s) { return table_.begin() + static_cast<std::ptrdiff_t>(s) * max_blocks_; };
+    if (test_.same_blocks) std::copy_n(blocks(leader), test_.shared / test_.block_size, blocks(static_cast<int>(seq)));
   }
   const float* qkv_row(int seq, int position) const {
     return qkv_[static_cast<size_t>(seq)].data() + static_cast<int64_t>(position) * test_.qkv_cols();
