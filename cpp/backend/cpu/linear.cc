@@ -116,6 +116,7 @@ void run_tile(TileKernel one, TileKernel two, TileArgs& args, int64_t num_panels
   if (args.bias) args.bias -= num_panels * kPanelRows;
 }
 
+/// Without an output where a gate sends the rows elsewhere.
 SpanArgs span_args(const PackedPart& part, int64_t begin, int64_t end, int64_t part_column, RowRange rows,
                    const LinearOutput& out, const LinearInput& input) {
   const int64_t column = part_column + begin * kPanelRows;

@@ -102,7 +102,7 @@ struct SpanArgs {
   int64_t cols;         ///< K
   const uint16_t* x;    ///< bf16 [tiles][ceil(K/32)][rows of the tile][32], zero past K
   int64_t num_rows;
-  float* out;            ///< first output element
+  float* out;            ///< first output element; null with a gate
   int64_t out_stride;    ///< elements between output rows
   const float* bias;     ///< of the first column, or null
   const SpanGate* gate;  ///< null: none
