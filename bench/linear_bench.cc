@@ -2,7 +2,8 @@
 // same bytes (decode) and 8-bit dot products from registers are the ceilings. Weights rotate through more memory than the
 // caches hold.
 //
-//   linear_bench [format=q4_1|all] [threads=2] [isa=auto] [mbytes=200] [shape=all] [activations=auto|int8|int16]
+//   linear_bench [format=q4_1|all] [threads=2] [isa=auto] [mbytes=200] [shape=all] [activations=auto|int8|mixed|bf16|int16]
+//       [rows=all, or one of the numbers that all prints]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
