@@ -26,6 +26,7 @@ void pause() {
 ThreadPool::ThreadPool(int num_threads) {
   require(num_threads >= 1, "num_threads must be >= 1, got ", num_threads);
   spins_ = num_threads <= usable_cores();
+  shares_ = std::vector<Share>(static_cast<size_t>(num_threads));
   workers_.reserve(static_cast<size_t>(num_threads - 1));
   try {
     for (int thread = 1; thread < num_threads; ++thread) workers_.emplace_back([this, thread] { worker_loop(thread); });
@@ -59,16 +60,22 @@ bool ThreadPool::spin_until(const Ready& ready) const {
   return false;
 }
 
-void ThreadPool::run_region(int64_t num_tasks, Invoke invoke, void* body) {
+void ThreadPool::run_region(Order order, int64_t num_tasks, Invoke invoke, void* body) {
   ensure(!running_.exchange(true, std::memory_order_acquire),
          "ThreadPool::run is not reentrant and takes one caller at a time");
   invoke_ = invoke;
   body_ = body;
   num_tasks_ = num_tasks;
+  order_ = order;
   if (num_tasks == 1 || workers_.empty()) {  // nothing to share: leave the workers alone
     for (int64_t task = 0; task < num_tasks; ++task) invoke_one(task, 0);
   } else if (num_tasks > 1) {
     tasks_done_.store(0, std::memory_order_relaxed);
+    for (int t = 0; order == Order::near && t < num_threads(); ++t) {
+      Share& share = shares_[static_cast<size_t>(t)];
+      share.next.store(share_begin(num_tasks, t), std::memory_order_relaxed);
+      share.end = share_begin(num_tasks, t + 1);
+    }
     // Pairs with await_work: a worker counts itself sleeping and then looks for tasks, we publish tasks and then look for
     // sleepers; sequential consistency makes at least one of the two see the other.
     tasks_left_.store(num_tasks, std::memory_order_seq_cst);
@@ -102,13 +109,24 @@ void ThreadPool::work(int thread) {
   int64_t num_tasks = 0;
   for (int64_t left; (left = tasks_left_.fetch_sub(1, std::memory_order_acquire)) > 0; ++num_done) {
     num_tasks = num_tasks_;
-    invoke_one(num_tasks - left, thread);
+    invoke_one(order_ == Order::near ? take_near(thread) : num_tasks - left, thread);
   }
   if (num_done == 0) return;
   const bool last = tasks_done_.fetch_add(num_done, std::memory_order_seq_cst) + num_done == num_tasks;
   if (last && thread != 0 && caller_waits_.load(std::memory_order_seq_cst) != 0) {
     caller_waits_.store(0);
     caller_waits_.notify_one();
+  }
+}
+
+/// The next task of the thread's own share, or of the first share behind it that has one. For whoever holds a claim: there are
+/// as many claims as tasks, so some share has one.
+int64_t ThreadPool::take_near(int thread) {
+  for (auto t = static_cast<size_t>(thread);; t = (t + 1) % shares_.size()) {
+    Share& share = shares_[t];
+    if (share.next.load(std::memory_order_relaxed) >= share.end) continue;
+    const int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+    if (task < share.end) return task;
   }
 }
 

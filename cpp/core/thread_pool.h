@@ -38,17 +38,34 @@ class ThreadPool {
   /// region at a time: a call from inside a body, or from a second thread meanwhile, throws InternalError. Allocates nothing.
   template <class F>
   void run(int64_t num_tasks, F&& body) {
+    run_in(Order::shared, num_tasks, body);
+  }
+
+  /// As run(), but each thread begins with the tasks of its own share, [share_begin(n, t), share_begin(n, t + 1)) of n tasks
+  /// for thread t, in ascending order, and then takes those that others have left. So what region after region does with the
+  /// same rows is found in one core's caches.
+  template <class F>
+  void run_near(int64_t num_tasks, F&& body) {
+    run_in(Order::near, num_tasks, body);
+  }
+  int64_t share_begin(int64_t num_tasks, int thread) const { return num_tasks * thread / num_threads(); }
+
+ private:
+  enum class Order : uint8_t { shared, near };
+
+  template <class F>
+  void run_in(Order order, int64_t num_tasks, F&& body) {
     using Body = std::remove_reference_t<F>;
     run_region(
-        num_tasks, [](void* self, int64_t task, int thread) { (*static_cast<Body*>(self))(task, thread); },
+        order, num_tasks, [](void* self, int64_t task, int thread) { (*static_cast<Body*>(self))(task, thread); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 
- private:
   using Invoke = void (*)(void* body, int64_t task, int thread);
 
-  void run_region(int64_t num_tasks, Invoke invoke, void* body);
+  void run_region(Order order, int64_t num_tasks, Invoke invoke, void* body);
   void work(int thread);
+  int64_t take_near(int thread);
   void invoke_one(int64_t task, int thread);
   void stop();
   void worker_loop(int thread);
@@ -59,11 +76,18 @@ class ThreadPool {
 
   static constexpr size_t kLine = 64;  // cache line, keeps independent counters apart
 
+  /// The tasks of one thread's share that nobody has begun.
+  struct alignas(kLine) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
   alignas(kLine) std::atomic<int64_t> tasks_left_{0};  // negative after threads found nothing left
   alignas(kLine) std::atomic<int64_t> tasks_done_{0};
   alignas(kLine) Invoke invoke_ = nullptr;
   void* body_ = nullptr;
   int64_t num_tasks_ = 0;
+  Order order_ = Order::shared;
   alignas(kLine) std::atomic<int> wake_epoch_{0};  // sleeping workers wait for it to change
   std::atomic<int> num_sleeping_{0};
   std::atomic<bool> stopping_{false};
@@ -72,6 +96,7 @@ class ThreadPool {
   std::atomic<bool> running_{false};
   std::exception_ptr exception_;  // of the first body that threw; written by whoever set failed_
   bool spins_ = false;
+  std::vector<Share> shares_;  // of a region in Order::near, one for each thread
   std::vector<std::thread> workers_;
 };
 

@@ -31,6 +31,37 @@ TEST_P(ThreadPoolOfSize, runs_every_task_exactly_once) {
     std::vector<std::atomic<int>> runs(static_cast<size_t>(num_tasks));
     pool.run(num_tasks, [&](int64_t task, int) { runs[static_cast<size_t>(task)].fetch_add(1); });
     for (const auto& count : runs) EXPECT_EQ(count.load(), 1);
+    pool.run_near(num_tasks, [&](int64_t task, int) { runs[static_cast<size_t>(task)].fetch_add(1); });
+    for (const auto& count : runs) EXPECT_EQ(count.load(), 2);
+  }
+}
+
+TEST_P(ThreadPoolOfSize, begins_with_a_threads_own_share_and_goes_on_with_those_of_others) {
+  ThreadPool pool(GetParam());
+  for (int region = 0; region < 50; ++region) {
+    // Every task waits for all others, so each thread takes one: that of its share.
+    std::atomic<int> arrived{0};
+    pool.run_near(GetParam(), [&](int64_t task, int thread) {
+      EXPECT_EQ(task, thread);
+      arrived.fetch_add(1);
+      while (arrived.load() < GetParam()) std::this_thread::yield();
+    });
+    // The last thread's first task waits for all the others, which only other threads can run.
+    const int64_t num_tasks = 5 * GetParam(), last_share = pool.share_begin(num_tasks, GetParam() - 1);
+    std::atomic<int64_t> ran{0};
+    std::vector<int> order(static_cast<size_t>(num_tasks), -1);
+    pool.run_near(num_tasks, [&](int64_t task, int thread) {
+      order[static_cast<size_t>(task)] = thread;
+      if (GetParam() > 1 && task == last_share) {
+        while (ran.load() < num_tasks - 1) std::this_thread::yield();
+      }
+      ran.fetch_add(1);
+    });
+    EXPECT_EQ(ran.load(), num_tasks);
+    if (GetParam() == 1) continue;
+    for (int64_t task = last_share + 1; task < num_tasks; ++task) {
+      EXPECT_NE(order[static_cast<size_t>(task)], order[static_cast<size_t>(last_share)]);
+    }
   }
 }
 
@@ -39,15 +70,17 @@ TEST_P(ThreadPoolOfSize, gives_one_thread_number_to_one_running_body_at_a_time) 
   std::vector<int64_t> scratch(static_cast<size_t>(GetParam()));  // plain memory: TSan sees any overlap
   for (int region = 0; region < 200; ++region) {
     pool.run(50, [&](int64_t task, int thread) { scratch.at(static_cast<size_t>(thread)) += task; });
+    pool.run_near(50, [&](int64_t task, int thread) { scratch.at(static_cast<size_t>(thread)) += task; });
   }
-  EXPECT_EQ(std::accumulate(scratch.begin(), scratch.end(), int64_t{0}), 200 * (49 * 50 / 2));
+  EXPECT_EQ(std::accumulate(scratch.begin(), scratch.end(), int64_t{0}), 2 * 200 * (49 * 50 / 2));
 }
 
 TEST_P(ThreadPoolOfSize, makes_what_bodies_wrote_visible_to_the_caller_and_to_the_next_region) {
   ThreadPool pool(GetParam());
   std::vector<int> values(37, 0);
   for (int region = 0; region < 3000; ++region) {
-    pool.run(37, [&](int64_t task, int) { ++values[static_cast<size_t>((task + region) % 37)]; });
+    const auto add_one = [&](int64_t task, int) { ++values[static_cast<size_t>((task + region) % 37)]; };
+    region % 3 == 0 ? pool.run_near(37, add_one) : pool.run(37, add_one);
     ASSERT_EQ(values[static_cast<size_t>(region % 37)], region + 1);
   }
   EXPECT_EQ(values, std::vector<int>(37, 3000));
