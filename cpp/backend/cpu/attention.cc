@@ -31,7 +31,7 @@ struct Tile {
 int group_of(const AttentionArgs& args) { return args.num_heads / args.kv_heads; }
 
 int64_t max_tiles(int64_t num_tokens, const AttentionArgs& args) {
-  return num_tokens * ceil_div(group_of(args), kAttentionRows);
+  return num_tokens * ceil_div(group_of(args), kLeastAttentionRows);
 }
 
 size_t tile_bytes(int64_t num_tokens, const AttentionArgs& args) {
@@ -90,15 +90,22 @@ void put_heaviest_first(Tile* tiles, int64_t count) {
   std::sort(tiles, tiles + count, [](const Tile& a, const Tile& b) { return a.cost > b.cost; });
 }
 
-/// Fills `tiles` with what is left behind the shared prefixes, heaviest first, and returns their number.
-int64_t plan_tiles(const AttentionJob& job, const PrefixPlan& plan, Tile* tiles) {
+/// Rows of a tile: whole tiles of 16, as many as the kernels gain by and leave tasks for all threads.
+int tile_rows(const Kernels& kernels, const AttentionJob& job, int num_threads) {
+  const int64_t share = int64_t{job.batch.num_tokens} * job.args.num_heads / (kTasksPerThread * num_threads) / 16 * 16;
+  return static_cast<int>(std::clamp<int64_t>(share, kLeastAttentionRows, kernels.attention_rows));
+}
+
+/// Fills `tiles` of up to `most_rows` rows with what is left behind the shared prefixes, heaviest first, and returns their
+/// number.
+int64_t plan_tiles(const AttentionJob& job, const PrefixPlan& plan, int most_rows, Tile* tiles) {
   const int group = group_of(job.args);
   const PrefixMember *member = plan.members, *last = plan.members + plan.num_members;
   int64_t count = 0;
   for (int seq = 0; seq < job.batch.num_seqs; ++seq) {
     const int rows = (job.batch.query_start[seq + 1] - job.batch.query_start[seq]) * group;
-    for (int row = 0; row < rows; row += kAttentionRows) {
-      Tile& tile = tiles[count++] = make_tile(job, seq, row, std::min(row + kAttentionRows, rows));
+    for (int row = 0; row < rows; row += most_rows) {
+      Tile& tile = tiles[count++] = make_tile(job, seq, row, std::min(row + most_rows, rows));
       if (member == last || member->seq != seq) continue;
       tile.part_begin = member->parts;  // the only tile of a sequence with so few rows
       tile.lo = int64_t{member->parts} * kAttentionPartition;
@@ -116,7 +123,7 @@ int64_t plan_tiles(const AttentionJob& job, const PrefixPlan& plan, Tile* tiles)
 int64_t plan_prefix_tiles(const AttentionJob& job, const PrefixPlan& plan, int num_threads, Tile* tiles) {
   const int group = group_of(job.args);
   const int64_t share = int64_t{plan.num_tokens} * job.args.num_heads / (2 * num_threads);
-  const int64_t most = std::clamp<int64_t>(share, std::max<int64_t>(kLeastPrefixRows, group), kAttentionRows);
+  const int64_t most = std::clamp<int64_t>(share, std::max<int64_t>(kLeastPrefixRows, group), kLeastAttentionRows);
   int64_t count = 0;
   for (const SharedPrefix& prefix : std::span(plan.prefixes, static_cast<size_t>(plan.num_prefixes))) {
     const int64_t rows = int64_t{prefix.token_end - prefix.token_begin} * group;
@@ -217,14 +224,15 @@ void paged_attention(const Kernels& kernels, ThreadPool& pool, const AttentionJo
   char* states = static_cast<char*>(workspace) + tile_bytes(batch.num_tokens, job.args);
   PrefixPlan none{};
   const int64_t max_parts = ceil_div(batch.max_kv_len, kAttentionPartition);
+  const int most_rows = tile_rows(kernels, job, pool.num_threads());
   if (batch.num_tokens <= kMaxSplitTokens && max_parts > 1 && pool.num_threads() > 1) {
-    const int64_t num_tiles = plan_tiles(job, none, tiles);
+    const int64_t num_tiles = plan_tiles(job, none, most_rows, tiles);
     if (num_tiles * job.args.kv_heads < int64_t{kTasksPerThread} * pool.num_threads()) {
       return run_split(kernels, pool, job, tiles, num_tiles, max_parts, reinterpret_cast<float*>(states), scratch);
     }
   }
   if (!may_share(batch.num_tokens, batch.max_kv_len, job.args)) {
-    return run_tiles(kernels, pool, job, tiles, plan_tiles(job, none, tiles), nullptr, 0, scratch);
+    return run_tiles(kernels, pool, job, tiles, plan_tiles(job, none, most_rows, tiles), nullptr, 0, scratch);
   }
   PrefixPlace place(batch.num_tokens, job.args, states);
   plan_prefixes(job, place.plan);
@@ -233,7 +241,7 @@ void paged_attention(const Kernels& kernels, ThreadPool& pool, const AttentionJo
     const int64_t num_tiles = plan_prefix_tiles(job, place.plan, pool.num_threads(), tiles);
     run_tiles(kernels, pool, job, tiles, num_tiles, place.states, num_states, scratch);
   }
-  run_tiles(kernels, pool, job, tiles, plan_tiles(job, place.plan, tiles), place.states, num_states, scratch);
+  run_tiles(kernels, pool, job, tiles, plan_tiles(job, place.plan, most_rows, tiles), place.states, num_states, scratch);
 }
 
 }  // namespace pagoda::cpu

@@ -46,7 +46,7 @@ void list_candidates(const AttentionJob& job, PrefixPlan& plan) {
   int64_t num_tokens = 0;
   for (int32_t seq = 0; seq < batch.num_seqs; ++seq) {
     const int64_t own = batch.query_start[seq + 1] - batch.query_start[seq];
-    if (own == 0 || 2 * own * group > kAttentionRows || num_tokens + own > kMaxPrefixTokens) continue;
+    if (own == 0 || 2 * own * group > kLeastAttentionRows || num_tokens + own > kMaxPrefixTokens) continue;
     if (context_of(job, seq).tokens < kAttentionPartition) continue;
     num_tokens += own;
     plan.members[plan.num_members++] = {seq, 0, 0};

@@ -52,10 +52,44 @@ void multiply_tiles(const TileGrid& grid, int m, int n) {
   if constexpr (kN == 2) Tiles::template store<kC + 1>(c + grid.c_column, grid.c_stride);
 }
 
-/// Tiles [0, m_end) times [n_begin, n_end). Neighbours use registers in turns, as one waits for its store.
+/// Tiles n and n + 1 of all rows, for a depth of two and tiles that are full: those of B stay in registers.
 template <class S, bool kAdds>
-void multiply_grid(const TileGrid& grid, int m_end, int n_begin, int n_end) {
+void multiply_columns(const TileGrid& grid, int m_end, int n) {
+  using Tiles = typename S::Tiles;
+  const char* b = grid.b + n * grid.b_column;
+  Tiles::template load<4>(b, grid.b_stride);
+  Tiles::template load<5>(b + grid.b_column, grid.b_stride);
+  Tiles::template load<6>(b + grid.b_step, grid.b_stride);
+  Tiles::template load<7>(b + grid.b_step + grid.b_column, grid.b_stride);
+  for (int m = 0; m < m_end; ++m) {
+    const char* a = grid.a + m * grid.a_row;
+    char* c = grid.c + m * grid.c_row + n * grid.c_column;
+    Tiles::template load<2>(a, grid.a_stride);
+    Tiles::template load<3>(a + grid.a_step, grid.a_stride);
+    if constexpr (kAdds) {
+      Tiles::template load<0>(c, grid.c_stride);
+      Tiles::template load<1>(c + grid.c_column, grid.c_stride);
+    } else {
+      Tiles::template zero<0>();
+      Tiles::template zero<1>();
+    }
+    Tiles::template add_product<0, 2, 4>();
+    Tiles::template add_product<1, 2, 5>();
+    Tiles::template add_product<0, 3, 6>();
+    Tiles::template add_product<1, 3, 7>();
+    Tiles::template store<0>(c, grid.c_stride);
+    Tiles::template store<1>(c + grid.c_column, grid.c_stride);
+  }
+}
+
+/// Tiles [0, m_end) times [n_begin, n_end), full ones or not. Neighbours use registers in turns, as one waits for its store.
+template <class S, bool kAdds>
+void multiply_grid(const TileGrid& grid, int m_end, int n_begin, int n_end, bool full) {
   for (int n = n_begin; n < n_end; n += 2) {
+    if (full && grid.depth == 2 && n + 1 < n_end) {
+      multiply_columns<S, kAdds>(grid, m_end, n);
+      continue;
+    }
     for (int m = 0; m < m_end; ++m) {
       if (n + 1 == n_end) {
         m % 2 == 0 ? multiply_tiles<S, kAdds, 0, 1>(grid, m, n) : multiply_tiles<S, kAdds, 2, 1>(grid, m, n);
@@ -88,7 +122,7 @@ void score_tiles(int rows, const uint16_t* q, int64_t q_stride, const KvTile<BfP
   grid.c = reinterpret_cast<char*>(scores), grid.c_stride = kAttentionTile * int64_t{sizeof(float)};
   grid.c_row = kTileRows * grid.c_stride, grid.c_column = 64;
   grid.depth = pairs / 16;
-  multiply_grid<S, false>(grid, (rows + kTileRows - 1) / kTileRows, first, last);
+  multiply_grid<S, false>(grid, (rows + kTileRows - 1) / kTileRows, first, last, rows >= kTileRows);
 }
 
 /// acc = acc * correction + weights * values, for tokens in the groups [first, last), with weights of zero for the others of
@@ -112,7 +146,7 @@ void value_tiles(int rows, const ValueBlock& block, const KvTile<BfPair>& tile, 
   grid.c = reinterpret_cast<char*>(block.acc), grid.c_stride = block.acc_stride * int64_t{sizeof(float)};
   grid.c_row = kTileRows * grid.c_stride, grid.c_column = 64;
   grid.depth = (last + 1) / 2 - chunk;
-  multiply_grid<S, true>(grid, (rows + kTileRows - 1) / kTileRows, 0, columns);
+  multiply_grid<S, true>(grid, (rows + kTileRows - 1) / kTileRows, 0, columns, rows >= kTileRows);
 }
 
 /// As copy_key_pairs, with zeros for the dimensions past head_dim.

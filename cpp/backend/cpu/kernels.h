@@ -56,8 +56,9 @@ struct AttentionTask {
 };
 
 constexpr int kAttentionMaxHeadDim = 256;
-constexpr int kAttentionRows = 48;  ///< query rows of a task
-constexpr int kAttentionTile = 64;  ///< keys that are scored at a time, aligned to position 0
+constexpr int kAttentionRows = 96;       ///< query rows of a task, at most
+constexpr int kLeastAttentionRows = 48;  ///< of a task that is not a sequence's last
+constexpr int kAttentionTile = 64;       ///< keys that are scored at a time, aligned to position 0
 constexpr int kAttentionPartition =
     256;  ///< keys whose softmax is summed on its own before it is merged, aligned to position 0
 
@@ -91,6 +92,9 @@ struct Kernels {
   /// Merges the states of the task's partitions, [part_end - part_begin][rows][attention_state_floats] at `partial`, and writes
   /// `out`.
   void (*attention_merge)(const AttentionJob& job, const AttentionTask& task, const float* partial, float* scratch);
+  /// Query rows that a task had better have, if no thread has to wait for that: for more than kLeastAttentionRows keys and
+  /// values are copied less often.
+  int attention_rows;
 };
 
 /// The table of an instruction set. Calling its functions needs a machine that supports it.

@@ -13,6 +13,7 @@ Kernels kernels_amx();
 Kernels kernels_amx() {
   Kernels kernels = kAvx512Kernels;
   kernels.attention = attention_task<Amx<AmxTiles>>;
+  kernels.attention_rows = kAttentionRows;
   return kernels;
 }
 

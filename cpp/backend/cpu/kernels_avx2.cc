@@ -12,7 +12,8 @@ namespace pagoda::cpu {
 extern const Kernels kAvx2Kernels;
 const Kernels kAvx2Kernels{norm_row<Avx2>,         add_norm_row<Avx2>,         add_row<Avx2>,
                            scale_row<Avx2>,        gated_activation_row<Avx2>, activation_row<Avx2>,
-                           rope_store_token<Avx2>, attention_task<Avx2>,       attention_merge_task<Avx2>};
+                           rope_store_token<Avx2>, attention_task<Avx2>,       attention_merge_task<Avx2>,
+                           kLeastAttentionRows};
 
 }  // namespace pagoda::cpu
 #endif

@@ -15,7 +15,8 @@ namespace pagoda::cpu {
 extern const Kernels kAvx512Kernels;
 const Kernels kAvx512Kernels{norm_row<Avx512>,         add_norm_row<Avx512>,         add_row<Avx512>,
                              scale_row<Avx512>,        gated_activation_row<Avx512>, activation_row<Avx512>,
-                             rope_store_token<Avx512>, attention_task<Avx512>,       attention_merge_task<Avx512>};
+                             rope_store_token<Avx512>, attention_task<Avx512>,       attention_merge_task<Avx512>,
+                             kLeastAttentionRows};
 
 }  // namespace pagoda::cpu
 #endif

@@ -11,6 +11,7 @@ namespace pagoda::cpu {
 extern const Kernels kPortableKernels;
 const Kernels kPortableKernels{norm_row<Portable>,         add_norm_row<Portable>,         add_row<Portable>,
                                scale_row<Portable>,        gated_activation_row<Portable>, activation_row<Portable>,
-                               rope_store_token<Portable>, attention_task<Portable>,       attention_merge_task<Portable>};
+                               rope_store_token<Portable>, attention_task<Portable>,       attention_merge_task<Portable>,
+                               kLeastAttentionRows};
 
 }  // namespace pagoda::cpu

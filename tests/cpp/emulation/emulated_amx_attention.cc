@@ -11,6 +11,7 @@ namespace pagoda::cpu {
 
 Kernels emulated_amx_attention() {
   Kernels emulated = kernels(Isa::avx512);
+  emulated.attention_rows = kAttentionRows;
   emulated.attention = attention_task<Amx<EmulatedTiles>>;
   return emulated;
 }
