@@ -131,7 +131,7 @@ template <class Body>
 void CpuBackend::for_rows(int64_t rows, int64_t row_cost, const Body& body) {
   const int64_t chunks = std::min({rows, int64_t{4} * pool_.num_threads(), rows * row_cost / (kParallelElements / 2)});
   if (chunks <= 1) return body(int64_t{0}, rows);
-  pool_.run(chunks, [&](int64_t chunk, int) { body(rows * chunk / chunks, rows * (chunk + 1) / chunks); });
+  pool_.run_near(chunks, [&](int64_t chunk, int) { body(rows * chunk / chunks, rows * (chunk + 1) / chunks); });
 }
 
 void CpuBackend::embed(const Tensor& out, const Weight& table, const int32_t* ids) { cpu::embed(pool_, out, table, ids); }

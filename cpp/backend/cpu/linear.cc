@@ -19,6 +19,10 @@ constexpr int64_t kLeastProducts = int64_t{256} << 10;
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
+/// Rows of which a thread unpacks all of a weight by itself, at least, and the tasks that its share of a product then is.
+constexpr int64_t kLeastGroupRows = 192;
+constexpr int64_t kRowTasks = 8;
+
 /// Cuts `count` into the fewest parts of at most about `most`: the size of one part, a multiple of `unit`.
 constexpr int64_t even_share(int64_t count, int64_t most, int64_t unit) {
   return ceil_div(ceil_div(count, ceil_div(count, most)), unit) * unit;
@@ -59,7 +63,7 @@ LinearInput prepare_rows(const LinearKernels& kernels, ThreadPool& pool, const T
   if (num_rows * x.cols() <= kSerialElements) {
     for (int64_t index = 0; index < num_units; ++index) prepare(index, 0);
   } else {
-    pool.run(num_units, prepare);
+    pool.run_near(num_units, prepare);
   }
   return input;
 }
@@ -259,26 +263,54 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 
 namespace {
 
-/// Calls body(first unit, end unit, rows) for tasks that share out `num_units` units of a product's columns, blocks of rows by
-/// blocks of rows.
+/// How a product's `num_units` units of columns and blocks of rows are cut: task by task, blocks of rows one after the other.
+struct Cut {
+  int64_t num_units, block_rows, num_blocks;
+};
+
+/// Calls body(first unit, end unit, rows) for tasks that share out the units, blocks of rows by blocks of rows.
 template <class Body>
-void share_columns(const LinearKernels& kernels, ThreadPool& pool, int64_t num_rows, const Weight& weight, int64_t num_units,
-                   int64_t unit_panels, const Body& body) {
-  const int64_t cols = weight.cols, unit_bytes = static_cast<int64_t>(weight.bytes) / num_units;
-  const int64_t block_rows =
-      even_share(num_rows, most_task_rows(kernels, weight.part_formats, cols), unit_rows(kernels, weight.part_formats));
-  const int64_t num_blocks = ceil_div(num_rows, block_rows);
-  const int64_t unit_products = std::min(block_rows, num_rows) * unit_panels * kPanelRows * cols;
+void share_columns(ThreadPool& pool, int64_t num_rows, const Weight& weight, const Cut& cut, int64_t unit_panels,
+                   const Body& body) {
+  const int64_t unit_bytes = static_cast<int64_t>(weight.bytes) / cut.num_units;
+  const int64_t unit_products = std::min(cut.block_rows, num_rows) * unit_panels * kPanelRows * weight.cols;
   const int64_t least = std::min(ceil_div(kLeastBytes, unit_bytes), ceil_div(kLeastProducts, unit_products));
-  const Shares shares(num_blocks * num_units, pool.num_threads(), least);
+  const Shares shares(cut.num_blocks * cut.num_units, pool.num_threads(), least);
   pool.run(shares.count(), [&](int64_t i, int) {
     auto [unit, end] = shares[i];
     for (int64_t next; unit < end; unit = next) {
-      const int64_t block = unit / num_units, first = unit % num_units;
-      next = std::min(end, (block + 1) * num_units);
-      body(first, first + next - unit, RowRange{block * block_rows, std::min((block + 1) * block_rows, num_rows)});
+      const int64_t block = unit / cut.num_units, first = unit % cut.num_units;
+      next = std::min(end, (block + 1) * cut.num_units);
+      body(first, first + next - unit, RowRange{block * cut.block_rows, std::min((block + 1) * cut.block_rows, num_rows)});
     }
   });
+}
+
+/// The same where each thread has rows of its own: those that it has in other operations too.
+template <class Body>
+void share_rows(ThreadPool& pool, int64_t num_rows, const Cut& cut, const Body& body) {
+  const int64_t pieces = std::min(cut.num_units, ceil_div(kRowTasks * pool.num_threads(), cut.num_blocks));
+  pool.run_near(cut.num_blocks * pieces, [&](int64_t task, int) {
+    const int64_t block = task / pieces, piece = task % pieces;
+    body(cut.num_units * piece / pieces, cut.num_units * (piece + 1) / pieces,
+         RowRange{block * cut.block_rows, std::min((block + 1) * cut.block_rows, num_rows)});
+  });
+}
+
+template <class Body>
+void share_product(const LinearKernels& kernels, ThreadPool& pool, int64_t num_rows, const Weight& weight, int64_t num_units,
+                   int64_t unit_panels, const Body& body) {
+  const int64_t most = most_task_rows(kernels, weight.part_formats, weight.cols),
+                unit = unit_rows(kernels, weight.part_formats);
+  const int64_t groups =
+      has_spans(kernels, weight.part_formats) ? std::min<int64_t>(num_rows / kLeastGroupRows, pool.num_threads()) : 1;
+  if (groups > 1) {
+    const int64_t blocks = groups * ceil_div(num_rows, groups * most),
+                  block_rows = ceil_div(ceil_div(num_rows, blocks), unit) * unit;
+    return share_rows(pool, num_rows, {num_units, block_rows, ceil_div(num_rows, block_rows)}, body);
+  }
+  const int64_t block_rows = even_share(num_rows, most, unit);
+  share_columns(pool, num_rows, weight, {num_units, block_rows, ceil_div(num_rows, block_rows)}, unit_panels, body);
 }
 
 void multiply(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const LinearInput& input, const Weight& weight,
@@ -287,7 +319,7 @@ void multiply(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out,
   const int64_t num_rows = input.x.shape[0];
   const int64_t unit_panels = num_rows >= kMinPairRows || has_spans(kernels, weight.part_formats) ? 2 : 1;
   const int64_t num_units = ceil_div(packed.num_panels, unit_panels);
-  share_columns(kernels, pool, num_rows, weight, num_units, unit_panels, [&](int64_t begin, int64_t end, RowRange rows) {
+  share_product(kernels, pool, num_rows, weight, num_units, unit_panels, [&](int64_t begin, int64_t end, RowRange rows) {
     const LinearTask task{begin * unit_panels, std::min(end * unit_panels, packed.num_panels), rows};
     run_task(kernels, task, {out, bias}, input, packed.parts);
   });
@@ -304,7 +336,7 @@ void multiply_gated(const LinearKernels& kernels, ThreadPool& pool, uint16_t* ro
   gate.up_offset = static_cast<size_t>(num_panels) * part.panel_bytes;
   if (parts.size() == 2) gate.up_offset = static_cast<size_t>(parts[1].panels - part.panels);
   gate.rounded_cols = cols;
-  share_columns(kernels, pool, input.x.shape[0], weight, num_panels, 2, [&](int64_t begin, int64_t end, RowRange rows) {
+  share_product(kernels, pool, input.x.shape[0], weight, num_panels, 2, [&](int64_t begin, int64_t end, RowRange rows) {
     SpanGate own = gate;
     own.column = begin * kPanelRows;
     if (bias) own.up_bias = bias + cols + own.column;

@@ -8,179 +8,19 @@
 #pragma once
 
 #include "backend/cpu/amx_tiles.h"
-#include "backend/cpu/linear_table.h"
+#include "backend/cpu/linear_amx_unpack.h"
 
 namespace pagoda::cpu {
 namespace {
 
-constexpr int kTileWidth = 16;    ///< rows and columns of a tile
-constexpr int kPairBytes = 2048;  ///< 32 values of two panels as bf16
+constexpr int kTileWidth = 16;             ///< rows and columns of a tile
+constexpr int kPassRows = 2 * kTileWidth;  ///< that are multiplied with two panels at once
 /// Blocks of 32 columns that are unpacked before they are multiplied: for many rows as many as the first-level cache has room
-/// for beside the input, for one pass of a few rows as few as hide the latency.
-constexpr int64_t kManyBlocks = 10;
+/// for, for one pass of a few rows as few as hide the latency.
+constexpr int64_t kManyBlocks = 18;
 constexpr int64_t kFewBlocks = 2;
 /// Columns of the longest row that is multiplied without tiles.
 constexpr int64_t kMostLoneCols = 16384;
-/// How far ahead of its use a panel is fetched that is read from end to end.
-constexpr size_t kLoneAheadBytes = 4096;
-
-/// What the codes of a format stand for, by the low four or five bits of the lane that they are looked up with.
-struct MeaningTable {
-  alignas(64) float values[32];
-};
-constexpr MeaningTable meaning_table(const PanelLayout& layout) {
-  MeaningTable table{};
-  for (int i = 0; i < 32; ++i) {
-    const int code = i & ((1 << (layout.low_bits + layout.high_bits)) - 1);
-    table.values[i] = static_cast<float>(layout.codes == CodeKind::iq4     ? kIq4Values[code]
-                                         : layout.codes == CodeKind::mxfp4 ? kMxfp4Values[code]
-                                                                           : code - layout.bias);
-  }
-  return table;
-}
-
-/// Unpacks blocks of one format.
-template <class Simd, WeightFormat kFormat>
-struct BlockUnpacker {
-  using Kernel = BlockKernel<Simd, kFormat>;
-  using Floats = typename Simd::Floats;
-  static constexpr PanelLayout kLayout = Kernel::kLayout;
-  static constexpr MeaningTable kTable = meaning_table(kLayout);
-  /// Codes are looked up where they stand in their plane, or joined from two planes, if they are not too many to look up.
-  static constexpr bool kInPlace = kLayout.high_bits == 0 && kLayout.low_bits <= 4;
-  static constexpr bool kLooksUp = kLayout.low_bits + kLayout.high_bits <= 5;
-  /// Bytes become floats as the mantissa of 1 + code / 2^15, which a scale of 11 bits takes exactly to where it belongs.
-  static constexpr bool kByMantissa = kFormat == WeightFormat::q8_0;
-
-  struct Scales {
-    Floats scale, offset;
-  };
-  template <int kGroup>
-  [[gnu::always_inline]] static Scales load_scales(const std::byte* at, const typename Kernel::Outer& outer) {
-    const Floats scale = Kernel::template load_scale<kGroup>(at, outer);
-    if constexpr (kLayout.scales == ScaleKind::single_zero) return {scale, Simd::load_i8(at + 64)};
-    if constexpr (Kernel::kHasMin) return {scale, Kernel::template load_min<kGroup>(at, outer)};
-    if constexpr (kLooksUp) return {scale, Simd::zero()};
-    constexpr float kOne = kByMantissa ? 0x1p15f : 0;  // exact products: f16 times 9 bits, and a power of two
-    return {kByMantissa ? Simd::mul(scale, Simd::broadcast(kOne)) : scale,
-            Simd::mul(scale, Simd::broadcast(-kOne - float{kLayout.bias}))};
-  }
-
-  /// Value 4 kQuad + kByte of each column, rounded once, as unpack_row gives it.
-  template <int kQuad, int kByte, class Codes>
-  [[gnu::always_inline]] static Floats weight(Codes codes, const Scales& scales) {
-    if constexpr (kByMantissa) return Simd::fma(scales.scale, Simd::template byte_mantissa<kByte>(codes), scales.offset);
-    if constexpr (!kLooksUp) return Simd::fma(scales.scale, Simd::template byte<kByte>(codes), scales.offset);
-    constexpr int kShift = 8 * kByte + (kInPlace ? kQuad / kLayout.low_bits * kLayout.low_bits : 0);
-    const Floats value = Simd::template look_up_floats<kInPlace ? 16 : 32>(kTable.values, Simd::template shift<kShift>(codes));
-    if constexpr (Kernel::kHasMin) return Simd::fma(scales.scale, value, scales.offset);
-    if constexpr (kLayout.scales == ScaleKind::single_zero) {
-      return Simd::mul(scales.scale, Simd::fma(Simd::broadcast(-1.0f), scales.offset, value));
-    }
-    return Simd::mul(scales.scale, value);
-  }
-
-  template <int kQuad>
-  [[gnu::always_inline]] static auto load_quad(const std::byte* codes) {
-    if constexpr (kInPlace) return Simd::load_raw(codes + kQuad % kLayout.low_bits * 64);
-    if constexpr (!kInPlace) return Kernel::template load_codes<kQuad>(codes);
-  }
-
-  template <int kQuad, int kEnd, class Body>
-  [[gnu::always_inline]] static void unpack_floats(const std::byte* codes, const Scales& scales, const Body& body) {
-    if constexpr (kQuad < kEnd) {
-      const auto quad = load_quad<kQuad>(codes);
-      body(4 * kQuad, weight<kQuad, 0>(quad, scales), weight<kQuad, 1>(quad, scales));
-      body(4 * kQuad + 2, weight<kQuad, 2>(quad, scales), weight<kQuad, 3>(quad, scales));
-      unpack_floats<kQuad + 1, kEnd>(codes, scales, body);
-    }
-  }
-
-  /// Calls body(first value of a pair, its two weights) for the pairs of a block in order.
-  template <class Body>
-  [[gnu::always_inline]] static void for_pairs(const std::byte* block, const typename Kernel::Outer& outer, const Body& body) {
-    const std::byte* at = block + kLayout.code_bytes();
-    constexpr int kQuads = 8 / kLayout.groups;
-    unpack_floats<0, kQuads>(block, load_scales<0>(at, outer), body);
-    if constexpr (kLayout.groups == 2) unpack_floats<4, 8>(block, load_scales<1>(at, outer), body);
-  }
-
-  /// Calls body(b, block, outer fields) for blocks [begin, end) of a panel, and fetches what lies `ahead` bytes behind them.
-  template <class Body>
-  [[gnu::always_inline]] static void for_blocks(const std::byte* panel, int64_t begin, int64_t end, size_t ahead,
-                                                const Body& body) {
-    constexpr int64_t kStep = kLayout.outer_bytes() + kLayout.blocks * kLayout.block_bytes();
-    for (int64_t b = begin; b < end; ++b) {
-      const std::byte* super = panel + b / kLayout.blocks * kStep;
-      const std::byte* block = super + kLayout.outer_bytes() + b % kLayout.blocks * kLayout.block_bytes();
-      for (int i = 0; i < kLayout.block_bytes(); i += 64) __builtin_prefetch(block + ahead + i);
-      typename Kernel::Outer outer{};
-      if constexpr (kLayout.outer_bytes() > 0) outer = Kernel::load_outer(super);
-      body(b, block, outer);
-    }
-  }
-
-  /// Blocks [begin, end) of a panel to tiles [16][16][2] kPairBytes apart; fetches those `ahead` bytes behind them.
-  static void unpack(const std::byte* panel, int64_t begin, int64_t end, size_t ahead, std::byte* to) {
-    for_blocks(panel, begin, end, ahead, [&](int64_t b, const std::byte* block, const typename Kernel::Outer& outer) {
-      std::byte* tile = to + (b - begin) * kPairBytes;
-      for_pairs(block, outer, [tile](int value, Floats first, Floats second) __attribute__((always_inline)) {
-        Simd::store_pairs(tile + 32 * value, first, second);
-      });
-    });
-  }
-};
-
-/// One row times a panel without tiles, whose latency it would wait for: the same chains of fused multiply-adds, and so the
-/// same bits.
-template <class Simd, WeightFormat kFormat>
-struct LoneProduct {
-  using Floats = typename Simd::Floats;
-  using Unpacker = BlockUnpacker<Simd, kFormat>;
-  using Outer = typename Unpacker::Kernel::Outer;
-
-  /// Adds the products of the pairs of quads [kQuad, kEnd) of a block.
-  template <int kQuad, int kEnd>
-  [[gnu::always_inline]] static void add_quads(const std::byte* codes, const typename Unpacker::Scales& scales, const float* x,
-                                               Floats& even, Floats& odd) {
-    if constexpr (kQuad < kEnd) {
-      const auto quad = Unpacker::template load_quad<kQuad>(codes);
-      const float* at = x + 4 * kQuad;
-      even = Simd::fma(rounded<kQuad, 0>(quad, scales), Simd::broadcast(at[0]), even);
-      odd = Simd::fma(rounded<kQuad, 1>(quad, scales), Simd::broadcast(at[1]), odd);
-      even = Simd::fma(rounded<kQuad, 2>(quad, scales), Simd::broadcast(at[2]), even);
-      odd = Simd::fma(rounded<kQuad, 3>(quad, scales), Simd::broadcast(at[3]), odd);
-      add_quads<kQuad + 1, kEnd>(codes, scales, x, even, odd);
-    }
-  }
-  template <int kQuad, int kByte, class Codes>
-  [[gnu::always_inline]] static Floats rounded(Codes quad, const typename Unpacker::Scales& scales) {
-    return Simd::round_to_bf16(Unpacker::template weight<kQuad, kByte>(quad, scales));
-  }
-
-  [[gnu::always_inline]] static Floats add_block(const std::byte* block, const Outer& outer, const float* x, Floats sum) {
-    constexpr PanelLayout kLayout = Unpacker::kLayout;
-    constexpr int kQuads = 8 / kLayout.groups;
-    const std::byte* at = block + kLayout.code_bytes();
-    Floats even = Simd::zero(), odd = Simd::zero();
-    add_quads<0, kQuads>(block, Unpacker::template load_scales<0>(at, outer), x, even, odd);
-    if constexpr (kLayout.groups == 2) add_quads<4, 8>(block, Unpacker::template load_scales<1>(at, outer), x, even, odd);
-    return Simd::add(sum, Simd::add(even, odd));
-  }
-
-  /// Of a panel with x[num_blocks * 32], bf16 numbers as floats.
-  [[gnu::noinline]] static Floats multiply(const std::byte* panel, int64_t num_blocks, const float* x) {
-    Floats sum = Simd::zero();
-    Unpacker::for_blocks(panel, 0, num_blocks, kLoneAheadBytes,
-                         [&](int64_t b, const std::byte* block, const Outer& outer)
-                             __attribute__((always_inline)) { sum = add_block(block, outer, x + b * 32, sum); });
-    return sum;
-  }
-};
-
-/// bf16 panels are tiles as they are, but for the last columns of a K that is no multiple of 32.
-template <class Simd>
-struct BlockUnpacker<Simd, WeightFormat::bf16> {};
 
 /// Where the tiles of two panels are: block b of panel p at at[p] + b * step.
 struct PairTiles {
@@ -202,34 +42,39 @@ struct TileProduct {
     Tiles::configure({first, first, second, second, first, second, 16, 16});
   }
 
-  /// Adds the products of `count` blocks, from block `begin` of the input and the first of `weights` on.
+  /// Adds the products of `count` blocks, from block `begin` of the input and the first of `weights` on. An input that is
+  /// streamed leaves the first-level cache to the weights.
+  template <bool kStreamsInput>
   void add(int64_t begin, int64_t count, const PairTiles& weights) const {
     if (rows[1] > 0) {
-      panels == 2 ? add_blocks<2, 2>(begin, count, weights) : add_blocks<2, 1>(begin, count, weights);
+      panels == 2 ? add_blocks<kStreamsInput, 2, 2>(begin, count, weights)
+                  : add_blocks<kStreamsInput, 2, 1>(begin, count, weights);
     } else {
-      panels == 2 ? add_blocks<1, 2>(begin, count, weights) : add_blocks<1, 1>(begin, count, weights);
+      panels == 2 ? add_blocks<kStreamsInput, 1, 2>(begin, count, weights)
+                  : add_blocks<kStreamsInput, 1, 1>(begin, count, weights);
     }
   }
 
-  template <int kTiles, int kPanels>
+  template <bool kStreamsInput, int kTiles, int kPanels>
   void add_blocks(int64_t begin, int64_t count, const PairTiles& weights) const {
     const std::byte *x0 = x[0] + begin * x_step[0], *x1 = x[1] + begin * x_step[1];
     const std::byte *w0 = weights.at[0], *w1 = weights.at[1];
     for (int64_t b = 0; b < count; ++b) {
-      Tiles::template load<4>(x0, 64);
+      load_input<kStreamsInput, 4>(x0);
       Tiles::template load<6>(w0, 64);
+      if constexpr (kPanels == 2) Tiles::template load<7>(w1, 64);
+      if constexpr (kTiles == 2) load_input<kStreamsInput, 5>(x1);
       Tiles::template add_product<0, 4, 6>();
-      if constexpr (kPanels == 2) {
-        Tiles::template load<7>(w1, 64);
-        Tiles::template add_product<1, 4, 7>();
-      }
-      if constexpr (kTiles == 2) {
-        Tiles::template load<5>(x1, 64);
-        Tiles::template add_product<2, 5, 6>();
-        if constexpr (kPanels == 2) Tiles::template add_product<3, 5, 7>();
-      }
+      if constexpr (kPanels == 2) Tiles::template add_product<1, 4, 7>();
+      if constexpr (kTiles == 2) Tiles::template add_product<2, 5, 6>();
+      if constexpr (kTiles == 2 && kPanels == 2) Tiles::template add_product<3, 5, 7>();
       x0 += x_step[0], x1 += x_step[1], w0 += weights.step, w1 += weights.step;
     }
+  }
+  template <bool kStreams, int kTile>
+  [[gnu::always_inline]] static void load_input(const std::byte* from) {
+    if constexpr (kStreams) Tiles::template load_streamed<kTile>(from, 64);
+    if constexpr (!kStreams) Tiles::template load<kTile>(from, 64);
   }
 
   void clear() const {
@@ -244,30 +89,51 @@ struct TileProduct {
 template <class Simd, class Tiles, WeightFormat kFormat>
 class SpanProduct {
  public:
-  explicit SpanProduct(const SpanArgs& args)
-      : args_(args), num_blocks_((args.cols + 31) / 32), few_(args.num_rows <= 2 * kTileWidth) {}
+  explicit SpanProduct(const SpanArgs& args) : args_(args), num_blocks_((args.cols + 31) / 32) {}
 
   void run() {
     if (kUnpacks && args_.num_rows == 1 && args_.cols <= kMostLoneCols && !args_.gate) return multiply_row();
-    for (int64_t panel = 0; panel < args_.num_panels; panel += args_.gate ? 1 : 2) multiply_panels(panel);
+    if (args_.num_rows <= kPassRows) {
+      for (int64_t panel = 0; panel < args_.num_panels; panel += step()) multiply_few(panel);
+    } else {
+      multiply_many();
+    }
+    if (args_.gate) finish_gates();
     Tiles::release();
   }
 
  private:
   static constexpr bool kUnpacks = kFormat != WeightFormat::bf16;
 
+  /// One or two panels, of gates and ups one of each, and blocks [begin, end) of them.
+  struct Piece {
+    int64_t panel, begin, end;
+  };
+
+  int64_t step() const { return args_.gate ? 1 : 2; }
+  int panels_from(int64_t panel) const { return args_.gate || args_.num_panels - panel > 1 ? 2 : 1; }
+  const std::byte* panel_at(int64_t panel) const { return args_.panels + static_cast<size_t>(panel) * args_.panel_bytes; }
+  /// Bytes from the first of two panels to the second.
+  size_t apart() const { return args_.gate ? args_.gate->up_offset : args_.panel_bytes; }
+  /// Up to `chunk` blocks from `begin` on. What is left of K behind whole blocks of bf16 panels, which are tiles, is by itself.
+  Piece piece_from(int64_t panel, int64_t begin, int64_t chunk) const {
+    const int64_t whole = kUnpacks ? num_blocks_ : args_.cols / 32;
+    if (begin >= whole) return {panel, begin, num_blocks_};
+    return {panel, begin, begin + chunk < whole ? begin + chunk : whole};
+  }
+  bool is_rest(const Piece& piece) const { return !kUnpacks && piece.begin >= args_.cols / 32; }
+
   void multiply_row() {
     if constexpr (kUnpacks) {
       const FloatMode before = flush_subnormals();  // but not for the bias
       alignas(64) float x[kMostLoneCols];
       for (int64_t b = 0; b < num_blocks_; ++b) Simd::widen_block(args_.x + b * 32, x + b * 32);
+      panels_ = 1;
       for (int64_t panel = 0; panel < args_.num_panels; ++panel) {
         column_ = panel * kTileWidth;
-        const std::byte* at = args_.panels + static_cast<size_t>(panel) * args_.panel_bytes;
-        Simd::store(out(0, 0), LoneProduct<Simd, kFormat>::multiply(at, num_blocks_, x), width(0));
+        Simd::store(out(0, 0), LoneProduct<Simd, kFormat>::multiply(panel_at(panel), num_blocks_, x), width(0));
       }
       restore_floats(before);
-      panels_ = 1;
       for (int64_t panel = 0; args_.bias && panel < args_.num_panels; ++panel) {
         column_ = panel * kTileWidth;
         add_bias();
@@ -275,77 +141,130 @@ class SpanProduct {
     }
   }
 
-  /// All rows times one or two panels.
-  void multiply_panels(int64_t panel) {
-    panels_ = args_.gate || args_.num_panels - panel > 1 ? 2 : 1;
-    apart_ = args_.gate ? args_.gate->up_offset : args_.panel_bytes;
-    panel_ = args_.panels + static_cast<size_t>(panel) * args_.panel_bytes;
-    column_ = panel * kTileWidth;
-    // Few rows keep their sums in registers, and what they are multiplied with is unpacked a chunk before: a tile that was only
-    // just stored has to reach the cache before it can be loaded.
-    const int64_t chunk = !kUnpacks ? num_blocks_ : few_ ? kFewBlocks : many_blocks();
-    if (few_) unpack(0, chunk);
-    for (int64_t begin = 0; begin < num_blocks_; begin += chunk) {
-      if (!few_) unpack(begin, begin + chunk);
-      if (few_) unpack(begin + chunk, begin + 2 * chunk);
-      for (int64_t row = 0; row < args_.num_rows; row += 2 * kTileWidth) multiply_rows(row, begin, begin + chunk);
+  /// One pass of few rows: their sums stay in registers, and what they are multiplied with is unpacked a chunk before, as a
+  /// tile that was only just stored has to reach the cache before it can be loaded.
+  void multiply_few(int64_t panel) {
+    begin_panels(panel);
+    const int64_t chunk = kUnpacks ? kFewBlocks : num_blocks_;
+    const auto room = [&](int64_t block) { return room_ + block % (2 * kFewBlocks) * kPairBytes; };
+    const TileProduct<Tiles> product = begin_product(0);
+    product.clear();
+    Piece piece = piece_from(panel, 0, chunk);
+    unpack(piece, room(0));
+    while (piece.begin < piece.end) {
+      const Piece next = piece_from(panel, piece.end, chunk);
+      unpack(next, room(next.begin));
+      product.template add<false>(piece.begin, piece.end - piece.begin, weights(piece, room(piece.begin)));
+      piece = next;
     }
+    store(0, product);
     if (args_.bias && !args_.gate) add_bias();
   }
 
-  /// kManyBlocks or a little fewer, so that all chunks are about as long.
-  int64_t many_blocks() const {
-    const int64_t chunks = (num_blocks_ + kManyBlocks - 1) / kManyBlocks;
-    return (num_blocks_ + chunks - 1) / chunks;
-  }
-  int64_t clip(int64_t block) const { return block < num_blocks_ ? block : num_blocks_; }
-  /// A chunk of many blocks begins at 0, those of few take turns.
-  std::byte* tiles(int64_t block) { return tiles_ + (few_ ? block % (2 * kFewBlocks) * kPairBytes : 0); }
-
-  /// Blocks [begin, end), as far as there are, to tiles().
-  void unpack(int64_t begin, int64_t end) {
-    if constexpr (kUnpacks) {
-      const size_t ahead = args_.gate ? args_.panel_bytes : 2 * args_.panel_bytes;  // to the panel that comes in its place
-      for (int p = 0; p < panels_ && begin < num_blocks_; ++p) {
-        const std::byte* panel = panel_ + static_cast<size_t>(p) * apart_;
-        BlockUnpacker<Simd, kFormat>::unpack(panel, begin, clip(end), ahead, tiles(begin) + p * (kPairBytes / 2));
+  /// Piece by piece, each in the first-level cache while all rows are multiplied with it. Behind what the last of them has read
+  /// of a piece the next one is unpacked, beside whose work the tiles' goes on. Between the pieces of a panel the sums are
+  /// kept.
+  void multiply_many() {
+    const int64_t chunks = (num_blocks_ + kManyBlocks - 1) / kManyBlocks, chunk = (num_blocks_ + chunks - 1) / chunks;
+    const int64_t last = (args_.num_rows - 1) / kPassRows * kPassRows;
+    Piece piece = piece_from(0, 0, chunk);
+    unpack(piece, room_);
+    while (piece.panel < args_.num_panels) {
+      const bool ends = piece.end == num_blocks_;
+      const Piece next = ends ? piece_from(piece.panel + step(), 0, chunk) : piece_from(piece.panel, piece.end, chunk);
+      begin_panels(piece.panel);
+      for (int64_t row = 0; row < last; row += kPassRows) {
+        multiply_rows(row, piece, [&](const auto& product) {
+          const int64_t half = (piece.end - piece.begin) / 2;
+          product.template add<true>(piece.begin, half, weights(piece, room_));
+          finish_gates();
+          product.template add<true>(piece.begin + half, piece.end - piece.begin - half,
+                                     weights(block_of(piece, half), room_ + half * kPairBytes));
+        });
       }
-    } else if (begin == 0) {
-      copy_last_block();
+      multiply_rows(last, piece, [&](const auto& product) {
+        int64_t b = 0;
+        for (; piece.begin + b < piece.end; ++b) {
+          product.template add<true>(piece.begin + b, 1, weights(block_of(piece, b), room_ + b * kPairBytes));
+          unpack(block_of(next, b), room_ + b * kPairBytes);
+          if (2 * b > piece.end - piece.begin) finish_gates();
+        }
+        unpack({next.panel, next.begin + b, next.end}, room_ + b * kPairBytes);
+      });
+      if (args_.bias && !args_.gate && ends) add_bias();
+      piece = next;
+    }
+  }
+  static Piece block_of(const Piece& piece, int64_t b) {
+    const int64_t begin = piece.begin + b;
+    return {piece.panel, begin, begin < piece.end ? begin + 1 : begin};
+  }
+
+  void begin_panels(int64_t panel) {
+    panels_ = panels_from(panel);
+    column_ = panel * kTileWidth;
+  }
+
+  /// Makes tiles of a piece, if there is one. Those of bf16 panels are there and fetched for many rows.
+  void unpack(const Piece& piece, std::byte* to) {
+    if (piece.panel >= args_.num_panels || piece.begin >= piece.end) return;
+    const std::byte* panel = panel_at(piece.panel);
+    for (int p = 0; p < panels_from(piece.panel); ++p, panel += apart(), to += kPairBytes / 2) {
+      if (is_rest(piece)) {
+        copy_rest(panel, to);
+      } else if constexpr (kUnpacks) {
+        const size_t ahead = static_cast<size_t>(step()) * args_.panel_bytes;  // to the panel that comes in its place
+        BlockUnpacker<Simd, kFormat>::unpack(panel, piece.begin, piece.end, ahead, to);
+      } else if (args_.num_rows > kPassRows) {
+        for (int64_t b = piece.begin; b < piece.end; ++b) {
+          for (int i = 0; i < kPairBytes / 2; i += 64) __builtin_prefetch(panel + b * (kPairBytes / 2) + i, 0, 2);
+        }
+      }
     }
   }
 
-  /// Up to two tiles of rows from `row` on times blocks [begin, end), as far as there are.
-  void multiply_rows(int64_t row, int64_t begin, int64_t end) {
-    const TileProduct<Tiles> product = make_product(row);
-    configure(product);
-    if (begin == 0) {
+  /// The last columns of a bf16 panel, with zeros behind them.
+  void copy_rest(const std::byte* panel, std::byte* to) const {
+    const size_t left = static_cast<size_t>(args_.cols % 32 + 1) / 2 * 64;
+    __builtin_memcpy(to, panel + static_cast<size_t>(args_.cols / 32) * (kPairBytes / 2), left);
+    __builtin_memset(to + left, 0, kPairBytes / 2 - left);
+  }
+
+  /// The tiles of a piece from its first block on: what unpack() has made at `tiles`, or the bf16 panels.
+  PairTiles weights(const Piece& piece, const std::byte* tiles) const {
+    if (kUnpacks || is_rest(piece)) return {{tiles, tiles + kPairBytes / 2}, kPairBytes};
+    const std::byte* first = panel_at(piece.panel) + piece.begin * (kPairBytes / 2);
+    return {{first, first + apart()}, kPairBytes / 2};
+  }
+
+  /// Calls add(product) for up to two tiles of rows from `row` on, whose sums so far are loaded and kept or stored then.
+  template <class Add>
+  [[gnu::always_inline]] void multiply_rows(int64_t row, const Piece& piece, const Add& add) {
+    const TileProduct<Tiles> product = begin_product(row);
+    if (piece.end == num_blocks_ && !args_.gate) fetch_output(row);
+    if (piece.begin == 0) {
       product.clear();
-    } else if (!few_) {
-      load_sums(row, product);
-    }
-    if constexpr (kUnpacks) {
-      product.add(begin, clip(end) - begin, {{tiles(begin), tiles(begin) + kPairBytes / 2}, kPairBytes});
     } else {
-      const int64_t whole = args_.cols / 32;
-      product.add(0, whole, {{panel_, panel_ + apart_}, kPairBytes / 2});
-      if (whole < num_blocks_) product.add(whole, 1, {{tiles_, tiles_ + kPairBytes / 2}, 0});
+      for_sums(row, product,
+               [&]<int kTile>(int64_t first, int, int panel) { Tiles::template load<kTile>(kept(first, panel), 64); });
     }
-    if (end >= num_blocks_) {
-      args_.gate ? store_activations(row, product) : store_sums(row, product);
-    } else if (!few_) {
-      keep_sums(row, product);
+    add(product);
+    if (piece.end == num_blocks_) return store(row, product);
+    for_sums(row, product,
+             [&]<int kTile>(int64_t first, int, int panel) { Tiles::template store<kTile>(kept(first, panel), 64); });
+  }
+  /// So that the products' stores need not wait for the lines they go to.
+  [[gnu::always_inline]] void fetch_output(int64_t row) const {
+    const int64_t left = args_.num_rows - row;
+    for (int64_t r = 0; r < (left < kPassRows ? left : kPassRows); ++r) {
+      for (int p = 0; p < panels_; ++p) __builtin_prefetch(out(row + r, p), 1);
     }
   }
+  /// Sums of a part of K, between its pieces.
+  float* kept(int64_t row, int panel) { return kept_ + (row / kTileWidth * 2 + panel) * kTileWidth * kTileWidth; }
 
-  /// Gives the registers the shape of the product's tiles, which takes as long as ten products.
-  void configure(const TileProduct<Tiles>& product) {
-    if (product.rows[0] == rows_[0] && product.rows[1] == rows_[1]) return;
-    rows_[0] = product.rows[0], rows_[1] = product.rows[1];
-    product.configure();
-  }
-
-  TileProduct<Tiles> make_product(int64_t row) const {
+  /// With the registers in the shape of the product's tiles, which takes as long as ten products if they were not.
+  TileProduct<Tiles> begin_product(int64_t row) {
     TileProduct<Tiles> product;
     product.panels = panels_;
     for (int t = 0; t < 2; ++t) {
@@ -354,20 +273,9 @@ class SpanProduct {
       product.x[t] = reinterpret_cast<const std::byte*>(args_.x + first * num_blocks_ * 32);
       product.x_step[t] = product.rows[t] * int64_t{64};
     }
+    if (product.rows[0] != rows_[0] || product.rows[1] != rows_[1]) product.configure();
+    rows_[0] = product.rows[0], rows_[1] = product.rows[1];
     return product;
-  }
-
-  /// The columns past the last whole block of bf16 panels, with zeros behind them.
-  void copy_last_block() {
-    const size_t left = static_cast<size_t>(args_.cols % 32 + 1) / 2 * 64;
-    if (left == 0) return;
-    for (int p = 0; p < panels_; ++p) {
-      std::byte* to = tiles_ + p * (kPairBytes / 2);
-      const std::byte* from =
-          panel_ + static_cast<size_t>(p) * apart_ + static_cast<size_t>(args_.cols / 32) * (kPairBytes / 2);
-      __builtin_memcpy(to, from, left);
-      __builtin_memset(to + left, 0, kPairBytes / 2 - left);
-    }
   }
 
   /// Calls body<C register>(first row, rows, panel) for the sums of a product.
@@ -386,6 +294,10 @@ class SpanProduct {
   }
   float* out(int64_t row, int panel) const { return args_.out + row * args_.out_stride + column_ + panel * kTileWidth; }
 
+  void store(int64_t row, const TileProduct<Tiles>& product) {
+    args_.gate ? store_gates(row, product) : store_sums(row, product);
+  }
+
   void store_sums(int64_t row, const TileProduct<Tiles>& product) {
     for_sums(row, product, [&]<int kTile>(int64_t first, int rows, int panel) {
       float* to = out(first, panel);
@@ -398,44 +310,57 @@ class SpanProduct {
     });
   }
 
-  /// The sums of gates and ups as activations. All columns of a panel exist.
-  void store_activations(int64_t row, const TileProduct<Tiles>& product) {
+  /// Gates and ups of up to two tiles of rows, in room `turn` of gates_, that are not activations yet.
+  struct Gates {
+    int64_t row = 0, column = 0;
+    int rows[2] = {};
+    int turn = 0;
+  };
+
+  /// All columns of a panel exist. The gates before these become activations, beside whose work the tiles' goes on.
+  void store_gates(int64_t row, const TileProduct<Tiles>& product) {
+    const Gates gates{row, column_, {product.rows[0], product.rows[1]}, 1 - pending_.turn};
     for_sums(row, product, [&]<int kTile>(int64_t first, int, int panel) {
-      Tiles::template store<kTile>(gates_[panel] + (first - row) * kTileWidth, 64);
+      Tiles::template store<kTile>(gates_[gates.turn][panel] + (first - row) * kTileWidth, 64);
     });
-    const int rows = product.rows[0] + product.rows[1];
-    if (args_.bias) {
-      for (int r = 0; r < rows; ++r) {
-        add_to(gates_[0] + r * kTileWidth, args_.bias + column_);
-        add_to(gates_[1] + r * kTileWidth, args_.gate->up_bias + column_);
-      }
-    }
-    args_.gate->how.activate(gates_[0], gates_[0], gates_[1], rows * kTileWidth, args_.gate->how.activation);
-    store_rounded(row, product);
+    finish_gates();
+    pending_ = gates;
   }
-  void store_rounded(int64_t row, const TileProduct<Tiles>& product) {
-    const int64_t column = args_.gate->column + column_;
+  void finish_gates() {
+    const int rows = pending_.rows[0] + pending_.rows[1];
+    if (rows == 0) return;
+    float *gates = gates_[pending_.turn][0], *ups = gates_[pending_.turn][1];
+    for (int r = 0; args_.bias && r < rows; ++r) {
+      add_to(gates + r * kTileWidth, args_.bias + pending_.column);
+      add_to(ups + r * kTileWidth, args_.gate->up_bias + pending_.column);
+    }
+    args_.gate->how.activate(gates, gates, ups, rows * kTileWidth, args_.gate->how.activation);
+    store_activations(gates);
+    pending_.rows[0] = pending_.rows[1] = 0;
+  }
+  /// As bf16 in the form of an input, whose lines hold two panels: of two that follow, the first waits for the second.
+  void store_activations(const float* gates) {
+    const int64_t column = args_.gate->column + pending_.column;
+    const bool second = column % 32 != 0 && pending_.column > 0;
+    const bool first = column % 32 == 0 && pending_.column + kTileWidth < args_.num_panels * kTileWidth;
     for (int t = 0; t < 2; ++t) {
-      const int rows = product.rows[t];
-      uint16_t* to =
-          args_.gate->rounded + (row + t * kTileWidth) * args_.gate->rounded_cols + column / 32 * 32 * rows + column % 32;
-      const float* from = gates_[0] + t * kTileWidth * kTileWidth;
-      for (int r = 0; r < rows; ++r) Simd::store_bf16(to + r * 32, Simd::load_part(from + r * kTileWidth, kTileWidth));
+      const int64_t row = pending_.row + t * kTileWidth;
+      uint16_t* to = args_.gate->rounded + row * args_.gate->rounded_cols + column / 32 * 32 * pending_.rows[t];
+      for (int r = 0; r < pending_.rows[t]; ++r) {
+        const auto values = Simd::load_part(gates + (t * kTileWidth + r) * kTileWidth, kTileWidth);
+        uint16_t* half = halves_ + (row + r) * kTileWidth;
+        if (first) {
+          Simd::store_bf16(half, values);
+        } else if (second) {
+          Simd::store_bf16_behind(to + r * 32, half, values);
+        } else {
+          Simd::store_bf16(to + r * 32 + column % 32, values);
+        }
+      }
     }
   }
   static void add_to(float* sums, const float* bias) {
     Simd::store(sums, Simd::add(Simd::load_part(sums, kTileWidth), Simd::load_part(bias, kTileWidth)), kTileWidth);
-  }
-
-  /// Sums of a part of K, between its chunks.
-  float* kept(int64_t row, int panel) { return kept_ + (row / kTileWidth * 2 + panel) * kTileWidth * kTileWidth; }
-  void keep_sums(int64_t row, const TileProduct<Tiles>& product) {
-    for_sums(row, product,
-             [&]<int kTile>(int64_t first, int, int panel) { Tiles::template store<kTile>(kept(first, panel), 64); });
-  }
-  void load_sums(int64_t row, const TileProduct<Tiles>& product) {
-    for_sums(row, product,
-             [&]<int kTile>(int64_t first, int, int panel) { Tiles::template load<kTile>(kept(first, panel), 64); });
   }
 
   void add_bias() {
@@ -450,16 +375,15 @@ class SpanProduct {
 
   const SpanArgs& args_;
   const int64_t num_blocks_;
-  const bool few_;          ///< rows: one pass
   int rows_[2] = {-1, -1};  ///< that the registers are configured for
   int panels_ = 0;
-  const std::byte* panel_ = nullptr;
-  size_t apart_ = 0;    ///< bytes from the first panel to the second
   int64_t column_ = 0;  ///< of the span, where the panels begin
+  Gates pending_;
   alignas(64) float sums_[kTileWidth * kTileWidth];
-  alignas(64) float gates_[2][2 * kTileWidth * kTileWidth];
+  alignas(64) float gates_[2][2][2 * kTileWidth * kTileWidth];
+  alignas(64) uint16_t halves_[kMostSpanRows * kTileWidth];  ///< activations of a panel
   alignas(64) float kept_[kMostSpanRows * 2 * kTileWidth];
-  alignas(64) std::byte tiles_[kManyBlocks * kPairBytes];  ///< [blocks][2 panels][16][16][2] bf16
+  alignas(64) std::byte room_[kManyBlocks * kPairBytes];  ///< [blocks][2 panels][16][16][2] bf16
 };
 
 template <class Simd, class Tiles, WeightFormat kFormat>

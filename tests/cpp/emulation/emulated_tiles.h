@@ -33,6 +33,10 @@ struct EmulatedTiles {
     }
   }
   template <int kTile>
+  static void load_streamed(const void* from, int64_t stride) {
+    load<kTile>(from, stride);
+  }
+  template <int kTile>
   static void store(void* to, int64_t stride) {
     for (int r = 0; r < registers().rows[kTile]; ++r) {
       std::memcpy(static_cast<std::byte*>(to) + r * stride, registers().tile[kTile][r], 64);
