@@ -98,7 +98,6 @@ class SpanProduct {
     } else {
       multiply_many();
     }
-    if (args_.gate) finish_gates();
     Tiles::release();
   }
 
@@ -161,43 +160,23 @@ class SpanProduct {
     if (args_.bias && !args_.gate) add_bias();
   }
 
-  /// Piece by piece, each in the first-level cache while all rows are multiplied with it. Behind what the last of them has read
-  /// of a piece the next one is unpacked, beside whose work the tiles' goes on. Between the pieces of a panel the sums are
-  /// kept.
+  /// Piece by piece, each in the first-level cache while all rows are multiplied with it. Between the pieces of a panel the
+  /// sums are kept.
   void multiply_many() {
     const int64_t chunks = (num_blocks_ + kManyBlocks - 1) / kManyBlocks, chunk = (num_blocks_ + chunks - 1) / chunks;
-    const int64_t last = (args_.num_rows - 1) / kPassRows * kPassRows;
     Piece piece = piece_from(0, 0, chunk);
-    unpack(piece, room_);
     while (piece.panel < args_.num_panels) {
       const bool ends = piece.end == num_blocks_;
       const Piece next = ends ? piece_from(piece.panel + step(), 0, chunk) : piece_from(piece.panel, piece.end, chunk);
       begin_panels(piece.panel);
-      for (int64_t row = 0; row < last; row += kPassRows) {
-        multiply_rows(row, piece, [&](const auto& product) {
-          const int64_t half = (piece.end - piece.begin) / 2;
-          product.template add<true>(piece.begin, half, weights(piece, room_));
-          finish_gates();
-          product.template add<true>(piece.begin + half, piece.end - piece.begin - half,
-                                     weights(block_of(piece, half), room_ + half * kPairBytes));
-        });
+      unpack(piece, room_);
+      for (int64_t row = 0; row < args_.num_rows; row += kPassRows) {
+        multiply_rows(row, piece);
+        if (!kUnpacks) fetch(next, row);
       }
-      multiply_rows(last, piece, [&](const auto& product) {
-        int64_t b = 0;
-        for (; piece.begin + b < piece.end; ++b) {
-          product.template add<true>(piece.begin + b, 1, weights(block_of(piece, b), room_ + b * kPairBytes));
-          unpack(block_of(next, b), room_ + b * kPairBytes);
-          if (2 * b > piece.end - piece.begin) finish_gates();
-        }
-        unpack({next.panel, next.begin + b, next.end}, room_ + b * kPairBytes);
-      });
       if (args_.bias && !args_.gate && ends) add_bias();
       piece = next;
     }
-  }
-  static Piece block_of(const Piece& piece, int64_t b) {
-    const int64_t begin = piece.begin + b;
-    return {piece.panel, begin, begin < piece.end ? begin + 1 : begin};
   }
 
   void begin_panels(int64_t panel) {
@@ -205,21 +184,29 @@ class SpanProduct {
     column_ = panel * kTileWidth;
   }
 
-  /// Makes tiles of a piece, if there is one. Those of bf16 panels are there and fetched for many rows.
+  /// Makes tiles of a piece, if there is one, but for bf16 panels, which are tiles.
   void unpack(const Piece& piece, std::byte* to) {
-    if (piece.panel >= args_.num_panels || piece.begin >= piece.end) return;
+    if (piece.begin >= piece.end) return;
     const std::byte* panel = panel_at(piece.panel);
-    for (int p = 0; p < panels_from(piece.panel); ++p, panel += apart(), to += kPairBytes / 2) {
+    for (int p = 0; p < panels_; ++p, panel += apart(), to += kPairBytes / 2) {
       if (is_rest(piece)) {
         copy_rest(panel, to);
       } else if constexpr (kUnpacks) {
         const size_t ahead = static_cast<size_t>(step()) * args_.panel_bytes;  // to the panel that comes in its place
         BlockUnpacker<Simd, kFormat>::unpack(panel, piece.begin, piece.end, ahead, to);
-      } else if (args_.num_rows > kPassRows) {
-        for (int64_t b = piece.begin; b < piece.end; ++b) {
-          for (int i = 0; i < kPairBytes / 2; i += 64) __builtin_prefetch(panel + b * (kPairBytes / 2) + i, 0, 2);
-        }
       }
+    }
+  }
+
+  /// Fetches the share of a piece of bf16 panels that the pass from `row` on has of all rows.
+  void fetch(const Piece& piece, int64_t row) const {
+    if (piece.panel >= args_.num_panels || is_rest(piece)) return;
+    const int64_t count = piece.end - piece.begin, pass_end = row + kPassRows;
+    const int64_t begin = piece.begin + count * row / args_.num_rows;
+    const int64_t end = pass_end < args_.num_rows ? piece.begin + count * pass_end / args_.num_rows : piece.end;
+    const std::byte* panel = panel_at(piece.panel);
+    for (int p = 0; p < panels_from(piece.panel); ++p, panel += apart()) {
+      for (int64_t at = begin * (kPairBytes / 2); at < end * (kPairBytes / 2); at += 64) __builtin_prefetch(panel + at, 0, 2);
     }
   }
 
@@ -237,19 +224,19 @@ class SpanProduct {
     return {{first, first + apart()}, kPairBytes / 2};
   }
 
-  /// Calls add(product) for up to two tiles of rows from `row` on, whose sums so far are loaded and kept or stored then.
-  template <class Add>
-  [[gnu::always_inline]] void multiply_rows(int64_t row, const Piece& piece, const Add& add) {
+  /// Up to two tiles of rows from `row` on times a piece.
+  void multiply_rows(int64_t row, const Piece& piece) {
     const TileProduct<Tiles> product = begin_product(row);
-    if (piece.end == num_blocks_ && !args_.gate) fetch_output(row);
+    const bool ends = piece.end == num_blocks_;
+    if (ends && !args_.gate) fetch_output(row);
     if (piece.begin == 0) {
       product.clear();
     } else {
       for_sums(row, product,
                [&]<int kTile>(int64_t first, int, int panel) { Tiles::template load<kTile>(kept(first, panel), 64); });
     }
-    add(product);
-    if (piece.end == num_blocks_) return store(row, product);
+    product.template add<true>(piece.begin, piece.end - piece.begin, weights(piece, room_));
+    if (ends) return store(row, product);
     for_sums(row, product,
              [&]<int kTile>(int64_t first, int, int panel) { Tiles::template store<kTile>(kept(first, panel), 64); });
   }
@@ -310,53 +297,27 @@ class SpanProduct {
     });
   }
 
-  /// Gates and ups of up to two tiles of rows, in room `turn` of gates_, that are not activations yet.
-  struct Gates {
-    int64_t row = 0, column = 0;
-    int rows[2] = {};
-    int turn = 0;
-  };
-
-  /// All columns of a panel exist. The gates before these become activations, beside whose work the tiles' goes on.
+  /// The sums of gates and ups as activations. All columns of a panel exist.
   void store_gates(int64_t row, const TileProduct<Tiles>& product) {
-    const Gates gates{row, column_, {product.rows[0], product.rows[1]}, 1 - pending_.turn};
     for_sums(row, product, [&]<int kTile>(int64_t first, int, int panel) {
-      Tiles::template store<kTile>(gates_[gates.turn][panel] + (first - row) * kTileWidth, 64);
+      Tiles::template store<kTile>(gates_[panel] + (first - row) * kTileWidth, 64);
     });
-    finish_gates();
-    pending_ = gates;
-  }
-  void finish_gates() {
-    const int rows = pending_.rows[0] + pending_.rows[1];
-    if (rows == 0) return;
-    float *gates = gates_[pending_.turn][0], *ups = gates_[pending_.turn][1];
+    const int rows = product.rows[0] + product.rows[1];
     for (int r = 0; args_.bias && r < rows; ++r) {
-      add_to(gates + r * kTileWidth, args_.bias + pending_.column);
-      add_to(ups + r * kTileWidth, args_.gate->up_bias + pending_.column);
+      add_to(gates_[0] + r * kTileWidth, args_.bias + column_);
+      add_to(gates_[1] + r * kTileWidth, args_.gate->up_bias + column_);
     }
-    args_.gate->how.activate(gates, gates, ups, rows * kTileWidth, args_.gate->how.activation);
-    store_activations(gates);
-    pending_.rows[0] = pending_.rows[1] = 0;
+    args_.gate->how.activate(gates_[0], gates_[0], gates_[1], rows * kTileWidth, args_.gate->how.activation);
+    store_rounded(row, product);
   }
-  /// As bf16 in the form of an input, whose lines hold two panels: of two that follow, the first waits for the second.
-  void store_activations(const float* gates) {
-    const int64_t column = args_.gate->column + pending_.column;
-    const bool second = column % 32 != 0 && pending_.column > 0;
-    const bool first = column % 32 == 0 && pending_.column + kTileWidth < args_.num_panels * kTileWidth;
+  void store_rounded(int64_t row, const TileProduct<Tiles>& product) {
+    const int64_t column = args_.gate->column + column_;
     for (int t = 0; t < 2; ++t) {
-      const int64_t row = pending_.row + t * kTileWidth;
-      uint16_t* to = args_.gate->rounded + row * args_.gate->rounded_cols + column / 32 * 32 * pending_.rows[t];
-      for (int r = 0; r < pending_.rows[t]; ++r) {
-        const auto values = Simd::load_part(gates + (t * kTileWidth + r) * kTileWidth, kTileWidth);
-        uint16_t* half = halves_ + (row + r) * kTileWidth;
-        if (first) {
-          Simd::store_bf16(half, values);
-        } else if (second) {
-          Simd::store_bf16_behind(to + r * 32, half, values);
-        } else {
-          Simd::store_bf16(to + r * 32 + column % 32, values);
-        }
-      }
+      const int64_t first = row + t * kTileWidth;
+      uint16_t* to = args_.gate->rounded + first * args_.gate->rounded_cols + column / 32 * 32 * product.rows[t] + column % 32;
+      const float* from = gates_[0] + t * kTileWidth * kTileWidth;
+      for (int r = 0; r < product.rows[t]; ++r)
+        Simd::store_bf16(to + r * 32, Simd::load_part(from + r * kTileWidth, kTileWidth));
     }
   }
   static void add_to(float* sums, const float* bias) {
@@ -378,10 +339,8 @@ class SpanProduct {
   int rows_[2] = {-1, -1};  ///< that the registers are configured for
   int panels_ = 0;
   int64_t column_ = 0;  ///< of the span, where the panels begin
-  Gates pending_;
   alignas(64) float sums_[kTileWidth * kTileWidth];
-  alignas(64) float gates_[2][2][2 * kTileWidth * kTileWidth];
-  alignas(64) uint16_t halves_[kMostSpanRows * kTileWidth];  ///< activations of a panel
+  alignas(64) float gates_[2][2 * kTileWidth * kTileWidth];
   alignas(64) float kept_[kMostSpanRows * 2 * kTileWidth];
   alignas(64) std::byte room_[kManyBlocks * kPairBytes];  ///< [blocks][2 panels][16][16][2] bf16
 };

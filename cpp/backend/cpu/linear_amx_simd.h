@@ -41,11 +41,6 @@ struct AmxSimd : Avx512 {
   static void store_bf16(uint16_t* to, __m512 v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
   }
-  /// The same behind 16 such numbers from `first`.
-  static void store_bf16_behind(uint16_t* to, const uint16_t* first, __m512 v) {
-    const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
-    _mm512_storeu_si512(to, _mm512_inserti64x4(low, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)), 1));
-  }
   /// As store_pairs rounds.
   static __m512 round_to_bf16(__m512 v) {
     const __m512i up = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
