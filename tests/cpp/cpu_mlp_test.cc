@@ -56,6 +56,7 @@ TEST(CpuMlp, has_the_bits_of_its_steps) {
           {WeightFormat::q4_1, WeightFormat::q4_1, 16384, 64},
           {WeightFormat::q4_0, WeightFormat::q4_0, 96, 608},
           {WeightFormat::bf16, WeightFormat::q8_0, 640, 352}}) {
+      if (n > 64 && kernels.span_rows == 0) continue;  // of wide ones, threads have rows of their own where there are spans
       SCOPED_TRACE(str(weight_format_info(up_format).name, " and ", weight_format_info(down_format).name));
       const Matrix up = make_matrix({{up_format, n}, {up_format, n}}, h, pool);
       const Matrix down = make_matrix({{down_format, 50}}, n, pool, 5);
