@@ -18,8 +18,9 @@ namespace pagoda {
 /// the
 ///    current region, whichever region that is.
 /// 2. A claimed task is reported in `tasks_done_` after its body returned, and run() returns only when all are reported. So the
-///    region's description (`invoke_`, `body_`, `num_tasks_`) is stable for whoever holds a claim, and a worker that wakes late
-///    neither delays run() nor sees an old region.
+///    region's description (`invoke_`, `body_`, `num_tasks_`, `order_`, the shares' ends) is stable for whoever holds a claim,
+///    and a worker that wakes late neither delays run() nor sees an old region. In Order::near the shares are filled before
+///    the tasks can be claimed, and hold as many tasks that nobody has begun as there are claims that have taken none yet.
 /// 3. Between regions workers spin for kSpin and then sleep in the kernel: an idle pool uses no CPU.
 class ThreadPool {
  public:

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <time.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -49,18 +50,22 @@ TEST_P(ThreadPoolOfSize, begins_with_a_threads_own_share_and_goes_on_with_those_
     // The last thread's first task waits for all the others, which only other threads can run.
     const int64_t num_tasks = 5 * GetParam(), last_share = pool.share_begin(num_tasks, GetParam() - 1);
     std::atomic<int64_t> ran{0};
-    std::vector<int> order(static_cast<size_t>(num_tasks), -1);
+    std::vector<std::vector<int64_t>> tasks(static_cast<size_t>(GetParam()));
     pool.run_near(num_tasks, [&](int64_t task, int thread) {
-      order[static_cast<size_t>(task)] = thread;
+      tasks[static_cast<size_t>(thread)].push_back(task);
       if (GetParam() > 1 && task == last_share) {
         while (ran.load() < num_tasks - 1) std::this_thread::yield();
       }
       ran.fetch_add(1);
     });
     EXPECT_EQ(ran.load(), num_tasks);
-    if (GetParam() == 1) continue;
-    for (int64_t task = last_share + 1; task < num_tasks; ++task) {
-      EXPECT_NE(order[static_cast<size_t>(task)], order[static_cast<size_t>(last_share)]);
+    for (int thread = 0; thread < GetParam(); ++thread) {  // share after share from its own on, in ascending order
+      std::vector<int64_t> places;
+      for (const int64_t task : tasks[static_cast<size_t>(thread)]) {
+        const int64_t share = task / 5;
+        places.push_back((share - thread + GetParam()) % GetParam() * num_tasks + task);
+      }
+      EXPECT_TRUE(std::is_sorted(places.begin(), places.end())) << "thread " << thread;
     }
   }
 }
@@ -88,13 +93,14 @@ TEST_P(ThreadPoolOfSize, makes_what_bodies_wrote_visible_to_the_caller_and_to_th
 
 TEST_P(ThreadPoolOfSize, rethrows_an_exception_after_all_other_tasks_ran) {
   ThreadPool pool(GetParam());
-  for (int64_t num_tasks : {1, 20}) {
+  for (const auto& [num_tasks, near] : {std::pair{int64_t{1}, false}, {1, true}, {20, false}, {20, true}}) {
     std::atomic<int> ran{0};
+    const auto body = [&, num_tasks = num_tasks](int64_t task, int) {
+      ran.fetch_add(1);
+      if (task == num_tasks / 2) throw InvalidArgument("task " + std::to_string(task));
+    };
     try {
-      pool.run(num_tasks, [&](int64_t task, int) {
-        ran.fetch_add(1);
-        if (task == num_tasks / 2) throw InvalidArgument("task " + std::to_string(task));
-      });
+      near ? pool.run_near(num_tasks, body) : pool.run(num_tasks, body);
       FAIL() << "nothing was thrown";
     } catch (const InvalidArgument& error) {
       EXPECT_EQ(error.what(), "task " + std::to_string(num_tasks / 2));
@@ -108,6 +114,7 @@ TEST_P(ThreadPoolOfSize, rethrows_an_exception_after_all_other_tasks_ran) {
 TEST_P(ThreadPoolOfSize, refuses_a_nested_region) {
   ThreadPool pool(GetParam());
   EXPECT_THROW(pool.run(4, [&](int64_t, int) { pool.run(1, [](int64_t, int) {}); }), InternalError);
+  EXPECT_THROW(pool.run_near(4, [&](int64_t, int) { pool.run_near(1, [](int64_t, int) {}); }), InternalError);
 }
 
 TEST_P(ThreadPoolOfSize, wakes_sleeping_workers) {
@@ -116,10 +123,11 @@ TEST_P(ThreadPoolOfSize, wakes_sleeping_workers) {
     std::this_thread::sleep_for(std::chrono::milliseconds(round % 3));
     std::atomic<int> arrived{0};
     // Every task waits for all others, so the region ends only when every worker has come.
-    pool.run(GetParam(), [&](int64_t, int) {
+    const auto wait_for_all = [&](int64_t, int) {
       arrived.fetch_add(1);
       while (arrived.load() < GetParam()) std::this_thread::yield();
-    });
+    };
+    round % 2 ? pool.run_near(GetParam(), wait_for_all) : pool.run(GetParam(), wait_for_all);
     EXPECT_EQ(arrived.load(), GetParam());
   }
 }

@@ -232,7 +232,7 @@ TEST(CpuAttentionBitwise, emulated_tiles_give_chunks_and_the_whole_the_bits_of_t
     AttentionRun whole(test, "avx512", 2);
     whole.attend_with(emulated);
     whole.run_whole();
-    for (const int chunk : {2, 7}) {  // chains, and tiles of some rows
+    for (const int chunk : {2, 7, 100}) {  // chains, and tiles of some rows
       AttentionRun chunked(test, "avx512", 2);
       chunked.attend_with(emulated);
       for (size_t s = 0; s < test.lengths.size(); ++s) {

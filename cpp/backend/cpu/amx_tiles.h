@@ -32,7 +32,7 @@ struct AmxTiles {
   [[gnu::always_inline]] static inline void load(const void* from, int64_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
   }
-  /// The same for what is read once: with a hint that keeps it out of the first-level cache.
+  /// The same for what is not read again soon: with a hint that keeps it out of the first-level cache.
   template <int kTile>
   [[gnu::always_inline]] static inline void load_streamed(const void* from, int64_t stride) {
     asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");

@@ -13,7 +13,7 @@ namespace pagoda::cpu {
 namespace {
 
 constexpr int64_t kMaxSplitTokens = 16;  ///< queries of a step whose context may be split
-constexpr int kTasksPerThread = 4;       ///< with fewer tasks than that the context is split
+constexpr int kTasksPerThread = 4;       ///< with fewer tasks than that the context is split, or tiles have fewer rows
 /// A shared prefix is not cut into tiles for fewer rows than this, or than one token's.
 constexpr int64_t kLeastPrefixRows = 6;
 
@@ -90,10 +90,11 @@ void put_heaviest_first(Tile* tiles, int64_t count) {
   std::sort(tiles, tiles + count, [](const Tile& a, const Tile& b) { return a.cost > b.cost; });
 }
 
-/// Rows of a tile: whole tiles of 16, as many as the kernels gain by and leave tasks for all threads.
+/// Rows of a tile, at most: as many as the kernels gain by and leave tasks for all threads.
 int tile_rows(const Kernels& kernels, const AttentionJob& job, int num_threads) {
-  const int64_t share = int64_t{job.batch.num_tokens} * job.args.num_heads / (kTasksPerThread * num_threads) / 16 * 16;
-  return static_cast<int>(std::clamp<int64_t>(share, kLeastAttentionRows, kernels.attention_rows));
+  const int64_t share = int64_t{job.batch.num_tokens} * job.args.num_heads / (kTasksPerThread * num_threads);
+  return static_cast<int>(
+      std::clamp<int64_t>(share / kAttentionRowUnit * kAttentionRowUnit, kLeastAttentionRows, kernels.attention_rows));
 }
 
 /// Fills `tiles` of up to `most_rows` rows with what is left behind the shared prefixes, heaviest first, and returns their
@@ -118,8 +119,8 @@ int64_t plan_tiles(const AttentionJob& job, const PrefixPlan& plan, int most_row
   return count;
 }
 
-/// Fills `tiles` with rows of all sequences that share a prefix: as many as a task takes, or fewer where that would leave
-/// threads idle.
+/// Fills `tiles` with rows of all sequences that share a prefix: kLeastAttentionRows, or fewer where that would leave threads
+/// idle.
 int64_t plan_prefix_tiles(const AttentionJob& job, const PrefixPlan& plan, int num_threads, Tile* tiles) {
   const int group = group_of(job.args);
   const int64_t share = int64_t{plan.num_tokens} * job.args.num_heads / (2 * num_threads);

@@ -32,9 +32,10 @@ struct PrefixPlan {
   int32_t num_prefixes, num_members, num_tokens;
 };
 
-/// Fills `plan`. Sequences whose queries fill more than half of a task or would be more than kMaxPrefixTokens with those
-/// before, and layers with a window share nothing. Sequences are put in order, so that those that share most are neighbours;
-/// neighbours are members of one prefix as long as the most that one shares with the next is at most twice the least.
+/// Fills `plan`. Sequences whose queries are more than half of kLeastAttentionRows rows or would be more than
+/// kMaxPrefixTokens with those before, and layers with a window share nothing. Sequences are put in order, so that those that
+/// share most are neighbours; neighbours are members of one prefix as long as the most that one shares with the next is at most
+/// twice the least.
 void plan_prefixes(const AttentionJob& job, PrefixPlan& plan);
 
 }  // namespace pagoda::cpu

@@ -140,7 +140,7 @@ template <class S, WeightForm kForm>
 template <class S, WeightForm kForm>
 void softmax_tile(AttentionRun& run, int first, int last, int64_t begin, int lo, int hi) {
   alignas(64) float best[kAttentionRows];
-  for (int r = 0; r < kAttentionRows; ++r) best[r] = -__builtin_inff();
+  for (int r = 0; r < (run.rows + 15) / 16 * 16; ++r) best[r] = -__builtin_inff();
   const float *key_scales = run.scaled ? run.scales.keys : nullptr, *value_scales = run.scaled ? run.scales.values : nullptr;
   for (int r = 0; r < run.rows; ++r) {
     const SeenTokens seen = seen_tokens<S>(run, r, begin, lo, hi);

@@ -14,6 +14,9 @@ constexpr bool kUsesTiles = S::kTiles && sizeof(T) <= sizeof(uint16_t);
 /// Pairs of dimensions that a copied key has: whole tiles.
 constexpr int tile_pairs(int head_dim) { return (head_dim + 31) / 32 * 16; }
 
+inline constexpr int kTileRows = 16;
+static_assert(kAttentionRows % kTileRows == 0, "a task's scratch has room for whole tiles");
+
 /// One product C = A B of a grid of tiles, or C += A B: A's tile (m, k) is at a + m * a_row + k * a_step, its rows a_stride
 /// apart, and so on; C has one tile for each m and n. All in bytes.
 struct TileGrid {
@@ -52,7 +55,8 @@ void multiply_tiles(const TileGrid& grid, int m, int n) {
   if constexpr (kN == 2) Tiles::template store<kC + 1>(c + grid.c_column, grid.c_stride);
 }
 
-/// Tiles n and n + 1 of all rows, for a depth of two and tiles that are full: those of B stay in registers.
+/// Tiles n and n + 1 of all rows, for a depth of two and registers of 16 rows: those of B stay in them, which saves more than
+/// turns of C's registers would.
 template <class S, bool kAdds>
 void multiply_columns(const TileGrid& grid, int m_end, int n) {
   using Tiles = typename S::Tiles;
@@ -82,11 +86,13 @@ void multiply_columns(const TileGrid& grid, int m_end, int n) {
   }
 }
 
-/// Tiles [0, m_end) times [n_begin, n_end), full ones or not. Neighbours use registers in turns, as one waits for its store.
+/// Tiles [n_begin, n_end) of a task's `rows` rows. Neighbours that load both of their factors use registers in turns, as one
+/// waits for its store.
 template <class S, bool kAdds>
-void multiply_grid(const TileGrid& grid, int m_end, int n_begin, int n_end, bool full) {
+void multiply_grid(const TileGrid& grid, int rows, int n_begin, int n_end) {
+  const int m_end = (rows + kTileRows - 1) / kTileRows;
   for (int n = n_begin; n < n_end; n += 2) {
-    if (full && grid.depth == 2 && n + 1 < n_end) {
+    if (rows >= kTileRows && grid.depth == 2 && n + 1 < n_end) {
       multiply_columns<S, kAdds>(grid, m_end, n);
       continue;
     }
@@ -101,8 +107,6 @@ void multiply_grid(const TileGrid& grid, int m_end, int n_begin, int n_end, bool
 }
 
 /// Sixteen rows of tiles, or all there are.
-inline constexpr int kTileRows = 16;
-static_assert(kAttentionRows % kTileRows == 0, "a task's scratch has room for whole tiles");
 template <class S>
 void configure_tiles(int rows) {
   const auto count = static_cast<uint8_t>(rows < kTileRows ? rows : kTileRows);
@@ -122,7 +126,7 @@ void score_tiles(int rows, const uint16_t* q, int64_t q_stride, const KvTile<BfP
   grid.c = reinterpret_cast<char*>(scores), grid.c_stride = kAttentionTile * int64_t{sizeof(float)};
   grid.c_row = kTileRows * grid.c_stride, grid.c_column = 64;
   grid.depth = pairs / 16;
-  multiply_grid<S, false>(grid, (rows + kTileRows - 1) / kTileRows, first, last, rows >= kTileRows);
+  multiply_grid<S, false>(grid, rows, first, last);
 }
 
 /// acc = acc * correction + weights * values, for tokens in the groups [first, last), with weights of zero for the others of
@@ -146,7 +150,7 @@ void value_tiles(int rows, const ValueBlock& block, const KvTile<BfPair>& tile, 
   grid.c = reinterpret_cast<char*>(block.acc), grid.c_stride = block.acc_stride * int64_t{sizeof(float)};
   grid.c_row = kTileRows * grid.c_stride, grid.c_column = 64;
   grid.depth = (last + 1) / 2 - chunk;
-  multiply_grid<S, true>(grid, (rows + kTileRows - 1) / kTileRows, 0, columns, rows >= kTileRows);
+  multiply_grid<S, true>(grid, rows, 0, columns);
 }
 
 /// As copy_key_pairs, with zeros for the dimensions past head_dim.

@@ -57,7 +57,8 @@ struct AttentionTask {
 
 constexpr int kAttentionMaxHeadDim = 256;
 constexpr int kAttentionRows = 96;       ///< query rows of a task, at most
-constexpr int kLeastAttentionRows = 48;  ///< of a task that is not a sequence's last
+constexpr int kLeastAttentionRows = 48;  ///< that are one task wherever a sequence has as many, and the most of a shared prefix
+constexpr int kAttentionRowUnit = 16;    ///< what the rows of a task are a multiple of, but for a sequence's last
 constexpr int kAttentionTile = 64;       ///< keys that are scored at a time, aligned to position 0
 constexpr int kAttentionPartition =
     256;  ///< keys whose softmax is summed on its own before it is merged, aligned to position 0
@@ -92,8 +93,8 @@ struct Kernels {
   /// Merges the states of the task's partitions, [part_end - part_begin][rows][attention_state_floats] at `partial`, and writes
   /// `out`.
   void (*attention_merge)(const AttentionJob& job, const AttentionTask& task, const float* partial, float* scratch);
-  /// Query rows that a task had better have, if no thread has to wait for that: for more than kLeastAttentionRows keys and
-  /// values are copied less often.
+  /// Query rows of a task if that leaves enough tasks for all threads, a multiple of kAttentionRowUnit in [kLeastAttentionRows,
+  /// kAttentionRows]. More are worth it where keys and values are copied for each task.
   int attention_rows;
 };
 

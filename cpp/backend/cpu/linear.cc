@@ -19,8 +19,9 @@ constexpr int64_t kLeastProducts = int64_t{256} << 10;
 /// How far ahead a lone tile fetches its panel: more than the memory's latency times one core's share of its bandwidth.
 constexpr size_t kAheadBytes = 4096;
 
-/// Rows of which a thread unpacks all of a weight by itself, at least, and the tasks that its share of a product then is.
-constexpr int64_t kLeastGroupRows = 192;
+/// Rows of each thread, at least, from which on they are shared out where weights are unpacked, though each thread then unpacks
+/// all of them; and the tasks that its share of a product is.
+constexpr int64_t kLeastOwnRows = 192;
 constexpr int64_t kRowTasks = 8;
 
 /// Cuts `count` into the fewest parts of at most about `most`: the size of one part, a multiple of `unit`.
@@ -263,54 +264,58 @@ void run_task(const LinearKernels& kernels, const LinearTask& task, const Linear
 
 namespace {
 
-/// How a product's `num_units` units of columns and blocks of rows are cut: task by task, blocks of rows one after the other.
-struct Cut {
-  int64_t num_units, block_rows, num_blocks;
+/// What is shared out of a product: its rows and `num_units` units of `unit_panels` panels of its columns.
+struct ProductWork {
+  const LinearKernels& kernels;
+  int64_t num_rows;
+  const Weight& weight;
+  int64_t num_units, unit_panels;
+
+  RowRange rows(int64_t block, int64_t block_rows) const {
+    return {block * block_rows, std::min((block + 1) * block_rows, num_rows)};
+  }
 };
 
 /// Calls body(first unit, end unit, rows) for tasks that share out the units, blocks of rows by blocks of rows.
 template <class Body>
-void share_columns(ThreadPool& pool, int64_t num_rows, const Weight& weight, const Cut& cut, int64_t unit_panels,
-                   const Body& body) {
-  const int64_t unit_bytes = static_cast<int64_t>(weight.bytes) / cut.num_units;
-  const int64_t unit_products = std::min(cut.block_rows, num_rows) * unit_panels * kPanelRows * weight.cols;
+void share_columns(ThreadPool& pool, const ProductWork& work, int64_t block_rows, const Body& body) {
+  const int64_t num_units = work.num_units, num_blocks = ceil_div(work.num_rows, block_rows);
+  const int64_t unit_bytes = static_cast<int64_t>(work.weight.bytes) / num_units;
+  const int64_t unit_products = std::min(block_rows, work.num_rows) * work.unit_panels * kPanelRows * work.weight.cols;
   const int64_t least = std::min(ceil_div(kLeastBytes, unit_bytes), ceil_div(kLeastProducts, unit_products));
-  const Shares shares(cut.num_blocks * cut.num_units, pool.num_threads(), least);
+  const Shares shares(num_blocks * num_units, pool.num_threads(), least);
   pool.run(shares.count(), [&](int64_t i, int) {
     auto [unit, end] = shares[i];
     for (int64_t next; unit < end; unit = next) {
-      const int64_t block = unit / cut.num_units, first = unit % cut.num_units;
-      next = std::min(end, (block + 1) * cut.num_units);
-      body(first, first + next - unit, RowRange{block * cut.block_rows, std::min((block + 1) * cut.block_rows, num_rows)});
+      const int64_t block = unit / num_units, first = unit % num_units;
+      next = std::min(end, (block + 1) * num_units);
+      body(first, first + next - unit, work.rows(block, block_rows));
     }
   });
 }
 
-/// The same where each thread has rows of its own: those that it has in other operations too.
+/// The same where the blocks of rows are shared out, about as other operations share out rows, and a thread that has none left
+/// takes pieces of another's.
 template <class Body>
-void share_rows(ThreadPool& pool, int64_t num_rows, const Cut& cut, const Body& body) {
-  const int64_t pieces = std::min(cut.num_units, ceil_div(kRowTasks * pool.num_threads(), cut.num_blocks));
-  pool.run_near(cut.num_blocks * pieces, [&](int64_t task, int) {
-    const int64_t block = task / pieces, piece = task % pieces;
-    body(cut.num_units * piece / pieces, cut.num_units * (piece + 1) / pieces,
-         RowRange{block * cut.block_rows, std::min((block + 1) * cut.block_rows, num_rows)});
+void share_rows(ThreadPool& pool, const ProductWork& work, int64_t block_rows, const Body& body) {
+  const int64_t num_units = work.num_units, num_blocks = ceil_div(work.num_rows, block_rows);
+  const int64_t pieces = std::min(num_units, ceil_div(kRowTasks * pool.num_threads(), num_blocks));
+  pool.run_near(num_blocks * pieces, [&](int64_t task, int) {
+    const int64_t piece = task % pieces;
+    body(num_units * piece / pieces, num_units * (piece + 1) / pieces, work.rows(task / pieces, block_rows));
   });
 }
 
 template <class Body>
-void share_product(const LinearKernels& kernels, ThreadPool& pool, int64_t num_rows, const Weight& weight, int64_t num_units,
-                   int64_t unit_panels, const Body& body) {
-  const int64_t most = most_task_rows(kernels, weight.part_formats, weight.cols),
-                unit = unit_rows(kernels, weight.part_formats);
-  const int64_t groups =
-      has_spans(kernels, weight.part_formats) ? std::min<int64_t>(num_rows / kLeastGroupRows, pool.num_threads()) : 1;
-  if (groups > 1) {
-    const int64_t blocks = groups * ceil_div(num_rows, groups * most),
-                  block_rows = ceil_div(ceil_div(num_rows, blocks), unit) * unit;
-    return share_rows(pool, num_rows, {num_units, block_rows, ceil_div(num_rows, block_rows)}, body);
+void share_product(ThreadPool& pool, const ProductWork& work, const Body& body) {
+  const std::vector<WeightFormat>& formats = work.weight.part_formats;
+  const int64_t most = most_task_rows(work.kernels, formats, work.weight.cols), unit = unit_rows(work.kernels, formats);
+  const int64_t threads = pool.num_threads();
+  if (threads == 1 || !has_spans(work.kernels, formats) || work.num_rows < kLeastOwnRows * threads) {
+    return share_columns(pool, work, even_share(work.num_rows, most, unit), body);
   }
-  const int64_t block_rows = even_share(num_rows, most, unit);
-  share_columns(pool, num_rows, weight, {num_units, block_rows, ceil_div(num_rows, block_rows)}, unit_panels, body);
+  const int64_t num_blocks = threads * ceil_div(work.num_rows, threads * most);
+  share_rows(pool, work, ceil_div(ceil_div(work.num_rows, num_blocks), unit) * unit, body);
 }
 
 void multiply(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out, const LinearInput& input, const Weight& weight,
@@ -319,7 +324,8 @@ void multiply(const LinearKernels& kernels, ThreadPool& pool, const Tensor& out,
   const int64_t num_rows = input.x.shape[0];
   const int64_t unit_panels = num_rows >= kMinPairRows || has_spans(kernels, weight.part_formats) ? 2 : 1;
   const int64_t num_units = ceil_div(packed.num_panels, unit_panels);
-  share_product(kernels, pool, num_rows, weight, num_units, unit_panels, [&](int64_t begin, int64_t end, RowRange rows) {
+  const ProductWork work{kernels, num_rows, weight, num_units, unit_panels};
+  share_product(pool, work, [&](int64_t begin, int64_t end, RowRange rows) {
     const LinearTask task{begin * unit_panels, std::min(end * unit_panels, packed.num_panels), rows};
     run_task(kernels, task, {out, bias}, input, packed.parts);
   });
@@ -336,7 +342,8 @@ void multiply_gated(const LinearKernels& kernels, ThreadPool& pool, uint16_t* ro
   gate.up_offset = static_cast<size_t>(num_panels) * part.panel_bytes;
   if (parts.size() == 2) gate.up_offset = static_cast<size_t>(parts[1].panels - part.panels);
   gate.rounded_cols = cols;
-  share_product(kernels, pool, input.x.shape[0], weight, num_panels, 2, [&](int64_t begin, int64_t end, RowRange rows) {
+  const ProductWork work{kernels, input.x.shape[0], weight, num_panels, 2};
+  share_product(pool, work, [&](int64_t begin, int64_t end, RowRange rows) {
     SpanGate own = gate;
     own.column = begin * kPanelRows;
     if (bias) own.up_bias = bias + cols + own.column;

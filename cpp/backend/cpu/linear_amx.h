@@ -1,6 +1,6 @@
 // Products with tiles of bf16 numbers, written over the panel layouts (pack_layout.h), a `Simd` type that unpacks and the tile
 // registers (amx_tiles.h). Weights of every format become bf16 numbers, what unpack_row gives rounded to the nearest, ties away
-// from zero, a few blocks of two panels at a time, and all input rows of the task are multiplied with them. A tile's products
+// from zero, a piece of K of two panels at a time, and all input rows of the task are multiplied with them. A tile's products
 // run over K in steps of 32 in order, so that an element's bits do not depend on how many rows or columns it is computed with.
 //
 // Bounds: with many rows the tiles, 16 cycles for 16 x 16 x 32 products; with few the unpacking, of 6 weights of 4 bits a
@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kTileWidth = 16;             ///< rows and columns of a tile
 constexpr int kPassRows = 2 * kTileWidth;  ///< that are multiplied with two panels at once
-/// Blocks of 32 columns that are unpacked before they are multiplied: for many rows as many as the first-level cache has room
-/// for, for one pass of a few rows as few as hide the latency.
+/// Blocks of 32 columns in a piece, which is unpacked before it is multiplied: for many rows as many as the first-level cache
+/// has room for, for one pass of a few rows as few as hide the latency.
 constexpr int64_t kManyBlocks = 18;
 constexpr int64_t kFewBlocks = 2;
 /// Columns of the longest row that is multiplied without tiles.

@@ -1,5 +1,5 @@
-// Weights of a panel as bf16 numbers: what unpack_row gives, rounded to the nearest, ties away from zero. A few blocks at a
-// time become tiles, or are multiplied with one row as they are unpacked.
+// Weights of a panel as bf16 numbers: what unpack_row gives, rounded to the nearest, ties away from zero. Blocks
+// become tiles, or are multiplied with one row as they are unpacked.
 #pragma once
 
 #include "backend/cpu/linear_table.h"
