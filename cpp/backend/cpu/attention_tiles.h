@@ -14,7 +14,7 @@ constexpr bool kUsesTiles = S::kTiles && sizeof(T) <= sizeof(uint16_t);
 /// Pairs of dimensions that a copied key has: whole tiles.
 constexpr int tile_pairs(int head_dim) { return (head_dim + 31) / 32 * 16; }
 
-inline constexpr int kTileRows = 16;
+inline constexpr int kTileRows = kAttentionRowUnit;
 static_assert(kAttentionRows % kTileRows == 0, "a task's scratch has room for whole tiles");
 
 /// One product C = A B of a grid of tiles, or C += A B: A's tile (m, k) is at a + m * a_row + k * a_step, its rows a_stride
@@ -55,8 +55,8 @@ void multiply_tiles(const TileGrid& grid, int m, int n) {
   if constexpr (kN == 2) Tiles::template store<kC + 1>(c + grid.c_column, grid.c_stride);
 }
 
-/// Tiles n and n + 1 of all rows, for a depth of two and registers of 16 rows: those of B stay in them, which saves more than
-/// turns of C's registers would.
+/// Tiles n and n + 1 of all rows, for a depth of two and registers of 16 rows: those of B stay in them, so that four
+/// products load two tiles instead of six.
 template <class S, bool kAdds>
 void multiply_columns(const TileGrid& grid, int m_end, int n) {
   using Tiles = typename S::Tiles;

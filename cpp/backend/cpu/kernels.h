@@ -58,7 +58,7 @@ struct AttentionTask {
 constexpr int kAttentionMaxHeadDim = 256;
 constexpr int kAttentionRows = 96;       ///< query rows of a task, at most
 constexpr int kLeastAttentionRows = 48;  ///< that are one task wherever a sequence has as many, and the most of a shared prefix
-constexpr int kAttentionRowUnit = 16;    ///< what the rows of a task are a multiple of, but for a sequence's last
+constexpr int kAttentionRowUnit = 16;    ///< of a sequence's tasks, but for its last: the rows of a tile register
 constexpr int kAttentionTile = 64;       ///< keys that are scored at a time, aligned to position 0
 constexpr int kAttentionPartition =
     256;  ///< keys whose softmax is summed on its own before it is merged, aligned to position 0
