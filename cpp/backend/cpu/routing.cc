@@ -36,9 +36,9 @@ float sum_of_exponentials(const float* logits, int64_t n, float maximum) {
   Portable::Vec sum = Portable::zero();
   for_vectors(n, [&](int64_t i, int lanes) {
     const Portable::Vec logit = load_some<Portable>(logits + i, lanes);
-    Portable::Vec weight = exp<Portable>(Portable::sub(logit, Portable::set(maximum)));
-    for (int lane = lanes; lane < 16; ++lane) weight.v[lane] = 0;
-    sum = Portable::add(sum, weight);
+    const Portable::Vec weight = exp<Portable>(Portable::sub(logit, Portable::set(maximum)));
+    const Portable::Mask given = Portable::less(Portable::iota(), Portable::set(static_cast<float>(lanes)));
+    sum = Portable::add(sum, Portable::select(given, weight, Portable::zero()));
   });
   return Portable::sum(sum);
 }
