@@ -49,63 +49,60 @@ void expect_same(const AttentionCase& test, const AttentionRun& a, const Attenti
   }
 }
 
-TEST(CpuAttentionBitwise, chunks_of_any_size_equal_the_whole_prompt) {
-  for (const std::string& isa : test::available_isas()) {
-    for (const AttentionCase& test : bitwise_cases()) {
-      AttentionRun whole(test, isa, 2);
-      whole.run_whole();
-      for (const int chunk : {1, 2, 7, 16, 100}) {
-        AttentionRun chunked(test, isa, 2);
-        for (size_t s = 0; s < test.lengths.size(); ++s) {
-          for (int begin = 0; begin < test.lengths[s]; begin += chunk) {
-            chunked.step({{static_cast<int>(s), begin, std::min(begin + chunk, test.lengths[s])}});
-          }
+/// Passed with each instruction set of this machine by itself.
+class CpuAttentionOfIsa : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Isas, CpuAttentionOfIsa, testing::ValuesIn(test::available_isas()),
+                         [](const auto& isa) { return isa.param; });
+
+TEST_P(CpuAttentionOfIsa, chunks_of_any_size_equal_the_whole_prompt) {
+  for (const AttentionCase& test : bitwise_cases()) {
+    AttentionRun whole(test, GetParam(), 2);
+    whole.run_whole();
+    for (const int chunk : {1, 2, 7, 16, 100}) {
+      AttentionRun chunked(test, GetParam(), 2);
+      for (size_t s = 0; s < test.lengths.size(); ++s) {
+        for (int begin = 0; begin < test.lengths[s]; begin += chunk) {
+          chunked.step({{static_cast<int>(s), begin, std::min(begin + chunk, test.lengths[s])}});
         }
-        expect_same(test, whole, chunked, str(isa, ", chunks of ", chunk));
       }
+      expect_same(test, whole, chunked, str(GetParam(), ", chunks of ", chunk));
     }
   }
 }
 
-TEST(CpuAttentionBitwise, a_batch_equals_each_sequence_alone) {
-  for (const std::string& isa : test::available_isas()) {
-    for (const AttentionCase& test : bitwise_cases()) {
-      AttentionRun together(test, isa, 2), alone(test, isa, 2);
-      together.run_whole();
-      alone.step({{1, 0, 330}});
-      alone.step({{0, 0, 67}});
-      expect_same(test, together, alone, isa);
+TEST_P(CpuAttentionOfIsa, a_batch_equals_each_sequence_alone) {
+  for (const AttentionCase& test : bitwise_cases()) {
+    AttentionRun together(test, GetParam(), 2), alone(test, GetParam(), 2);
+    together.run_whole();
+    alone.step({{1, 0, 330}});
+    alone.step({{0, 0, 67}});
+    expect_same(test, together, alone, GetParam());
+  }
+}
+
+TEST_P(CpuAttentionOfIsa, any_number_of_threads_gives_the_same_bits) {
+  for (const AttentionCase& test : bitwise_cases()) {
+    AttentionRun one(test, GetParam(), 1);
+    one.step({{0, 0, 66}, {1, 0, 329}});
+    one.step({{0, 66, 67}, {1, 329, 330}});
+    for (const int num_threads : {2, 3, 5}) {
+      AttentionRun more(test, GetParam(), num_threads);
+      more.step({{0, 0, 66}, {1, 0, 329}});
+      more.step({{0, 66, 67}, {1, 329, 330}});
+      expect_same(test, one, more, str(GetParam(), ", ", num_threads, " threads"));
     }
   }
 }
 
-TEST(CpuAttentionBitwise, any_number_of_threads_gives_the_same_bits) {
-  for (const std::string& isa : test::available_isas()) {
-    for (const AttentionCase& test : bitwise_cases()) {
-      AttentionRun one(test, isa, 1);
-      one.step({{0, 0, 66}, {1, 0, 329}});
-      one.step({{0, 66, 67}, {1, 329, 330}});
-      for (const int num_threads : {2, 3, 5}) {
-        AttentionRun more(test, isa, num_threads);
-        more.step({{0, 0, 66}, {1, 0, 329}});
-        more.step({{0, 66, 67}, {1, 329, 330}});
-        expect_same(test, one, more, str(isa, ", ", num_threads, " threads"));
-      }
-    }
-  }
-}
-
-TEST(CpuAttentionBitwise, any_block_size_gives_the_same_bits) {
-  for (const std::string& isa : test::available_isas()) {
-    for (AttentionCase test : bitwise_cases()) {
-      AttentionRun first(test, isa, 2);
-      first.run_whole();
-      for (const int block_size : {1, 8, 64}) {
-        test.block_size = block_size;
-        AttentionRun other(test, isa, 2);
-        other.run_whole();
-        expect_same(test, first, other, isa);
-      }
+TEST_P(CpuAttentionOfIsa, any_block_size_gives_the_same_bits) {
+  for (AttentionCase test : bitwise_cases()) {
+    AttentionRun first(test, GetParam(), 2);
+    first.run_whole();
+    for (const int block_size : {1, 8, 64}) {
+      test.block_size = block_size;
+      AttentionRun other(test, GetParam(), 2);
+      other.run_whole();
+      expect_same(test, first, other, GetParam());
     }
   }
 }
@@ -176,15 +173,13 @@ void expect_same_behind(const AttentionCase& test, const AttentionRun& a, const 
   }
 }
 
-TEST(CpuAttentionBitwise, a_prefix_in_the_same_blocks_gives_the_bits_of_copies) {
+TEST_P(CpuAttentionOfIsa, a_prefix_in_the_same_blocks_gives_the_bits_of_copies) {
   const std::vector<AttentionCase> copies = sharing_cases(false), same = sharing_cases(true);
-  for (const std::string& isa : test::available_isas()) {
-    for (size_t i = 0; i < same.size(); ++i) {
-      const AttentionRun expected = run_shared(copies[i], isa, 2, nullptr);
-      for (const int num_threads : {1, 6}) {
-        const AttentionRun found = run_shared(same[i], isa, num_threads, nullptr);
-        expect_same_behind(same[i], expected, found, str(isa, ", ", num_threads, " threads"));
-      }
+  for (size_t i = 0; i < same.size(); ++i) {
+    const AttentionRun expected = run_shared(copies[i], GetParam(), 2, nullptr);
+    for (const int num_threads : {1, 6}) {
+      const AttentionRun found = run_shared(same[i], GetParam(), num_threads, nullptr);
+      expect_same_behind(same[i], expected, found, str(GetParam(), ", ", num_threads, " threads"));
     }
   }
 }

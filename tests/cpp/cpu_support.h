@@ -6,10 +6,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -31,6 +33,14 @@ inline std::vector<float> random_floats(size_t n, unsigned seed, float scale = 1
   std::normal_distribution<float> normal(0.0f, scale);
   std::vector<float> values(n);
   for (float& value : values) value = normal(generator);
+  return values;
+}
+
+/// random_floats(n, seed), drawn once in a process: for the tests that need the same ones so often that drawing takes long.
+inline const std::vector<float>& kept_random_floats(size_t n, unsigned seed) {
+  static std::map<std::pair<size_t, unsigned>, std::vector<float>> kept;
+  std::vector<float>& values = kept[{n, seed}];
+  if (values.empty()) values = random_floats(n, seed);
   return values;
 }
 
@@ -88,8 +98,8 @@ class AttentionRun {
       : test_(test), backend_(make_cpu_backend({num_threads, isa})) {
     for (const int length : test.lengths) {
       max_blocks_ = std::max(max_blocks_, (length + test.block_size - 1) / test.block_size);
-      qkv_.push_back(random_floats(static_cast<size_t>(length) * static_cast<size_t>(test.qkv_cols()),
-                                   static_cast<unsigned>(qkv_.size()) + 7));
+      qkv_.push_back(kept_random_floats(static_cast<size_t>(length) * static_cast<size_t>(test.qkv_cols()),
+                                        static_cast<unsigned>(qkv_.size()) + 7));
       cached_.push_back(cached_heads(qkv_.back()));
       out_.emplace_back(static_cast<size_t>(length) * static_cast<size_t>(test.out_cols()), 0.0f);
     }
