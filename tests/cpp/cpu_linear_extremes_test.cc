@@ -64,9 +64,12 @@ Matrix with_scales(WeightFormat format, float d, float m, ThreadPool& pool) {
   return matrix;
 }
 
-TEST(LinearExtremes, subnormal_zero_and_negative_scales_are_exact) {
+class LinearExtremesOfSet : public OfKernelSet {};
+INSTANTIATE_TEST_SUITE_P(Sets, LinearExtremesOfSet, testing::ValuesIn(kernel_sets()), name_of_set);
+
+TEST_P(LinearExtremesOfSet, subnormal_zero_and_negative_scales_are_exact) {
   ThreadPool pool(2);
-  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+  for_each_case(GetParam(), [&](const LinearKernels& kernels, WeightFormat format) {
     if (!is_quantised(format) || format == WeightFormat::mxfp4) return;
     for (const float d : {0x1p-24f, -0x1p-24f, 0.0f, -0.05f, 0x1.ffcp-15f}) {
       for (const float min : {0.0f, -0x1p-24f}) {
@@ -78,9 +81,9 @@ TEST(LinearExtremes, subnormal_zero_and_negative_scales_are_exact) {
   });
 }
 
-TEST(LinearExtremes, scales_that_are_not_finite_stay_in_their_column) {
+TEST_P(LinearExtremesOfSet, scales_that_are_not_finite_stay_in_their_column) {
   ThreadPool pool(2);
-  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+  for_each_case(GetParam(), [&](const LinearKernels& kernels, WeightFormat format) {
     if (!is_quantised(format) || format == WeightFormat::mxfp4) return;
     const std::vector<float> x = random_input(9 * weight_format_info(format).block_values * 3);
     const std::vector<float> normal = multiply(kernels, pool, with_scales(format, 0.01f, 0.01f, pool), x);

@@ -28,58 +28,75 @@ inline std::vector<WeightFormat> all_formats() {
   return formats;
 }
 
-inline std::vector<Isa> isas() {
-  std::vector<Isa> supported;
-  for (const Isa isa : kIsas) {
-    if (isa_supported(isa)) supported.push_back(isa);
-  }
-  return supported;
-}
-
 constexpr InputPrecision kPrecisions[] = {InputPrecision::int8, InputPrecision::mixed, InputPrecision::int16};
 
-/// And bf16 where there are tiles.
-inline std::vector<InputPrecision> precisions(Isa isa) {
-  std::vector<InputPrecision> all(std::begin(kPrecisions), std::end(kPrecisions));
-  if (isa == Isa::amx) all.push_back(InputPrecision::bf16);
-  return all;
-}
+/// The kernels of one instruction set, for every precision of the input.
+struct KernelSet {
+  std::string name;
+  std::vector<LinearKernels> kernels;
+};
 
-/// Calls body(kernels) for every instruction set of the machine, and AVX-VNNI's and AMX's on any with AVX2 and AVX-512, and
-/// every precision of the input.
-template <class Body>
-void for_each_kernels(const Body& body) {
-  for (const Isa isa : isas()) {
-    for (const InputPrecision precision : precisions(isa)) {
-      SCOPED_TRACE(std::string(isa_name(isa)) + ", precision " + std::to_string(static_cast<int>(precision)));
-      const LinearKernels kernels = linear_kernels(isa, precision);
-      body(kernels);
-    }
+/// Every instruction set of the machine, and AVX-VNNI's and AMX's emulated on any with AVX2 and AVX-512.
+inline std::vector<KernelSet> kernel_sets() {
+  std::vector<KernelSet> sets;
+  for (const Isa isa : kIsas) {
+    if (!isa_supported(isa)) continue;
+    KernelSet set{std::string(isa_name(isa)), {}};
+    for (const InputPrecision precision : kPrecisions) set.kernels.push_back(linear_kernels(isa, precision));
+    if (isa == Isa::amx) set.kernels.push_back(linear_kernels(isa, InputPrecision::bf16));
+    sets.push_back(set);
   }
 #if defined(__x86_64__)
-  if (!isa_supported(Isa::avx2)) return;
-  for (const InputPrecision precision : kPrecisions) {
-    SCOPED_TRACE("emulated avx2_vnni, precision " + std::to_string(static_cast<int>(precision)));
-    LinearKernels kernels = emulated_vnni_kernels();
-    kernels.precision = precision;
-    body(kernels);
+  if (isa_supported(Isa::avx2)) {
+    KernelSet set{"emulated_avx2_vnni", {}};
+    for (const InputPrecision precision : kPrecisions) {
+      set.kernels.push_back(emulated_vnni_kernels());
+      set.kernels.back().precision = precision;
+    }
+    sets.push_back(set);
   }
-  if (!isa_supported(Isa::avx512)) return;
-  SCOPED_TRACE("emulated amx");
-  body(emulated_amx_kernels());
+  if (isa_supported(Isa::avx512)) sets.push_back({"emulated_amx", {emulated_amx_kernels()}});
 #endif
+  return sets;
 }
 
-/// Calls body(kernels, format) for all of these and every format.
+/// Calls body(kernels) for each of a set.
 template <class Body>
-void for_each_case(const Body& body) {
-  for_each_kernels([&](const LinearKernels& kernels) {
+void for_each_kernels(const KernelSet& set, const Body& body) {
+  for (const LinearKernels& kernels : set.kernels) {
+    SCOPED_TRACE(set.name + ", precision " + std::to_string(static_cast<int>(kernels.precision)));
+    body(kernels);
+  }
+}
+
+/// Calls body(kernels) for each of all sets.
+template <class Body>
+void for_each_kernels(const Body& body) {
+  for (const KernelSet& set : kernel_sets()) for_each_kernels(set, body);
+}
+
+/// Calls body(kernels, format) for each of a set and every format.
+template <class Body>
+void for_each_case(const KernelSet& set, const Body& body) {
+  for_each_kernels(set, [&](const LinearKernels& kernels) {
     for (const WeightFormat format : all_formats()) {
       SCOPED_TRACE(weight_format_info(format).name);
       body(kernels, format);
     }
   });
 }
+
+/// Calls body(kernels, format) for each of all sets and every format.
+template <class Body>
+void for_each_case(const Body& body) {
+  for (const KernelSet& set : kernel_sets()) for_each_case(set, body);
+}
+
+/// For tests that each set of kernels passes by itself, as all of them take long.
+using OfKernelSet = testing::TestWithParam<KernelSet>;
+
+inline std::string name_of_set(const testing::TestParamInfo<KernelSet>& info) { return info.param.name; }
+inline void PrintTo(const KernelSet& set, std::ostream* out) { *out << set.name; }
 
 /// The kernels that a backend takes here by itself.
 inline LinearKernels default_kernels() { return linear_kernels(detect_isa(), parse_input_precision("auto", detect_isa())); }

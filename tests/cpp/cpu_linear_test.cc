@@ -13,9 +13,12 @@ std::vector<std::pair<int64_t, int64_t>> shapes(WeightFormat format) {
   return {{1, 32}, {37, 96}, {65, 576}};
 }
 
-TEST(Linear, products_match_a_double_precision_reference) {
+class LinearOfSet : public OfKernelSet {};
+INSTANTIATE_TEST_SUITE_P(Sets, LinearOfSet, testing::ValuesIn(kernel_sets()), name_of_set);
+
+TEST_P(LinearOfSet, products_match_a_double_precision_reference) {
   ThreadPool pool(2);
-  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+  for_each_case(GetParam(), [&](const LinearKernels& kernels, WeightFormat format) {
     for (const auto& [n, k] : shapes(format)) {
       const Matrix m = make_matrix({{format, n}}, k, pool);
       for (const int64_t t : {1, 2, 3, 7, 8, 16, 33}) {
@@ -26,9 +29,9 @@ TEST(Linear, products_match_a_double_precision_reference) {
   });
 }
 
-TEST(Linear, outliers_match_a_double_precision_reference) {
+TEST_P(LinearOfSet, outliers_match_a_double_precision_reference) {
   ThreadPool pool(2);
-  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+  for_each_case(GetParam(), [&](const LinearKernels& kernels, WeightFormat format) {
     const int64_t k = cols_for(format, 288);
     const Matrix m = make_matrix({{format, 37}}, k, pool);
     for (const int64_t t : {1, 4, 7, 16}) {
@@ -38,9 +41,9 @@ TEST(Linear, outliers_match_a_double_precision_reference) {
   });
 }
 
-TEST(Linear, a_row_has_the_same_bits_alone_and_in_any_batch) {
+TEST_P(LinearOfSet, a_row_has_the_same_bits_alone_and_in_any_batch) {
   ThreadPool pool(2);
-  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+  for_each_case(GetParam(), [&](const LinearKernels& kernels, WeightFormat format) {
     const int64_t n = 37, k = cols_for(format, 1280);
     const Matrix m = make_matrix({{format, n}}, k, pool);
     const std::vector<float> x = input_with_outliers(131 * k);
@@ -71,9 +74,9 @@ TEST(Linear, wide_inputs_are_cut_into_blocks_of_rows_that_change_nothing) {
   }
 }
 
-TEST(Linear, one_thread_and_many_give_the_same_bits) {
+TEST_P(LinearOfSet, one_thread_and_many_give_the_same_bits) {
   ThreadPool one(1), two(2), three(3);
-  for_each_case([&](const LinearKernels& kernels, WeightFormat format) {
+  for_each_case(GetParam(), [&](const LinearKernels& kernels, WeightFormat format) {
     const Matrix m = make_matrix({{format, 200}}, cols_for(format, 224), two);
     for (const int64_t t : {1, 33, 65}) {
       const std::vector<float> x = input_with_outliers(t * m.cols());
@@ -84,9 +87,9 @@ TEST(Linear, one_thread_and_many_give_the_same_bits) {
   });
 }
 
-TEST(Linear, rows_that_each_thread_has_of_its_own_keep_their_bits) {
+TEST_P(LinearOfSet, rows_that_each_thread_has_of_its_own_keep_their_bits) {
   ThreadPool one(1), two(2), three(3);
-  for_each_kernels([&](const LinearKernels& kernels) {
+  for_each_kernels(GetParam(), [&](const LinearKernels& kernels) {
     // Only spans are shared out so; the others get one case of as many rows.
     const bool spans = kernels.span_rows > 0;
     const std::vector<int64_t> counts = spans ? std::vector<int64_t>{383, 384, 560, 577, 590, 1203} : std::vector<int64_t>{384};

@@ -45,9 +45,12 @@ void expect_same_mlp(const LinearKernels& kernels, ThreadPool& pool, const Matri
       << "gated in the product or not, " << t << " rows";
 }
 
-TEST(CpuMlp, has_the_bits_of_its_steps) {
+class CpuMlp : public OfKernelSet {};
+INSTANTIATE_TEST_SUITE_P(Sets, CpuMlp, testing::ValuesIn(kernel_sets()), name_of_set);
+
+TEST_P(CpuMlp, has_the_bits_of_its_steps) {
   ThreadPool pool(2);
-  for_each_kernels([&](const LinearKernels& kernels) {
+  for_each_kernels(GetParam(), [&](const LinearKernels& kernels) {
     for (const auto& [up_format, down_format, h, n] :
          {std::tuple{WeightFormat::bf16, WeightFormat::bf16, int64_t{96}, int64_t{64}},
           {WeightFormat::q4_1, WeightFormat::q8_0, 96, 64},
