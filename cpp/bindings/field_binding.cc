@@ -14,20 +14,20 @@ std::string shown(py::handle value) {
 }
 
 void from_python(const char* name, py::handle value, bool& out) {
-  require(PyBool_Check(value.ptr()), name, " must be true or false, got ", shown(value));
+  require_value(PyBool_Check(value.ptr()), name, "must be true or false", value);
   out = value.ptr() == Py_True;
 }
 
 void from_python(const char* name, py::handle value, int64_t& out) {
-  require(PyLong_Check(value.ptr()) && !PyBool_Check(value.ptr()), name, " must be an integer, got ", shown(value));
+  require_value(PyLong_Check(value.ptr()) && !PyBool_Check(value.ptr()), name, "must be an integer", value);
   int overflow = 0;
   out = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
-  require(overflow == 0, name, " must be in [-2^63, 2^63 - 1], got ", shown(value));
+  require_value(overflow == 0, name, "must be in [-2^63, 2^63 - 1]", value);
 }
 
 void from_python(const char* name, py::handle value, double& out) {
   const bool is_number = PyFloat_Check(value.ptr()) || (PyLong_Check(value.ptr()) && !PyBool_Check(value.ptr()));
-  require(is_number, name, " must be a number, got ", shown(value));
+  require_value(is_number, name, "must be a number", value);
   out = PyFloat_AsDouble(value.ptr());
   if (PyErr_Occurred()) {
     PyErr_Clear();
@@ -36,7 +36,7 @@ void from_python(const char* name, py::handle value, double& out) {
 }
 
 void from_python(const char* name, py::handle value, std::string& out) {
-  require(PyUnicode_Check(value.ptr()), name, " must be a string, got ", shown(value));
+  require_value(PyUnicode_Check(value.ptr()), name, "must be a string", value);
   Py_ssize_t size = 0;
   const char* text = PyUnicode_AsUTF8AndSize(value.ptr(), &size);
   if (!text) {
@@ -49,7 +49,7 @@ void from_python(const char* name, py::handle value, std::string& out) {
 void from_python(const char* name, py::handle value, std::map<int64_t, double>& out) {
   out.clear();
   if (value.is_none()) return;
-  require(PyDict_Check(value.ptr()), name, " must map token ids to numbers, got ", shown(value));
+  require_value(PyDict_Check(value.ptr()), name, "must map token ids to numbers", value);
   for (const auto& [key, entry] : py::reinterpret_borrow<py::dict>(value)) {
     int64_t token = 0;
     from_python(name, key, token);

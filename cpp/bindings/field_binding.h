@@ -22,6 +22,12 @@ namespace py = pybind11;
 /// repr() of a value, cut to 80 characters.
 std::string shown(py::handle value);
 
+/// Throws InvalidArgument "<name> <demand>, got <value>" unless `ok`. The value is shown only then: that takes a microsecond,
+/// and a prompt has thousands.
+inline void require_value(bool ok, const char* name, const char* demand, py::handle value) {
+  if (!ok) throw InvalidArgument(str(name, " ", demand, ", got ", shown(value)));
+}
+
 void from_python(const char* name, py::handle value, bool& out);
 void from_python(const char* name, py::handle value, int64_t& out);
 void from_python(const char* name, py::handle value, double& out);
@@ -48,7 +54,7 @@ void from_python(const char* name, py::handle value, std::vector<T>& out) {
   if constexpr (std::is_same_v<T, std::string>) {
     if (PyUnicode_Check(value.ptr())) return from_python(name, value, out.emplace_back());
   }
-  require(PyList_Check(value.ptr()) || PyTuple_Check(value.ptr()), name, " must be a list, got ", shown(value));
+  require_value(PyList_Check(value.ptr()) || PyTuple_Check(value.ptr()), name, "must be a list", value);
   for (py::handle item : py::reinterpret_borrow<py::sequence>(value)) {
     T element;
     from_python(name, item, element);
@@ -59,7 +65,7 @@ void from_python(const char* name, py::handle value, std::vector<T>& out) {
 /// A dictionary of the struct's own rows; what it leaves out has its default.
 template <HasFields Owner>
 void from_python(const char* name, py::handle value, Owner& out) {
-  require(PyDict_Check(value.ptr()), name, " must be a map, got ", shown(value));
+  require_value(PyDict_Check(value.ptr()), name, "must be a map", value);
   out = {};
   for (const auto& [key, entry] : py::reinterpret_borrow<py::dict>(value)) {
     bool known = false;
@@ -68,7 +74,7 @@ void from_python(const char* name, py::handle value, Owner& out) {
       known = true;
       from_python(str(name, ".", row.name).c_str(), entry, out.*row.member);
     });
-    require(known, name, " has no parameter ", shown(key));
+    if (!known) throw InvalidArgument(str(name, " has no parameter ", shown(key)));
   }
 }
 

@@ -150,7 +150,7 @@ class LLM:
         if isinstance(prompt, bytes) or not isinstance(prompt, Sequence):
             raise InvalidArgument(f"a prompt must be a text or a list of token ids, got {type(prompt).__name__}")
         ids = self._model.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+        if not all(issubclass(kind, int) and kind is not bool for kind in set(map(type, ids))):
             raise InvalidArgument("prompt must be a text or a list of token ids")
         choices = [CompletionOutput(index) for index in range(params.n)]
         return RequestOutput(f"llm-{next(self._ids)}", text, ids, choices)

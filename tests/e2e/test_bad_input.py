@@ -28,6 +28,8 @@ def llm(tiny: Callable[[str], TinyModel]) -> Iterator[LLM]:
         ([[1, -(2**40)]], "got -1099511627776 at position 1"),
         ([[2**70]], "prompt must be in [-2^63, 2^63 - 1]"),
         ([[True]], "a list of token ids"),
+        ([[1, 2, True, 3]], "a list of token ids"),
+        ([[1, 2.0]], "a list of token ids"),
         ([5.5], "a prompt must be a text or a list of token ids, got float"),
         ([None], "got NoneType"),
         (None, "prompts must be a list of texts or of lists of token ids, got NoneType"),
@@ -42,6 +44,21 @@ def test_a_wrong_prompt_is_refused_by_name(llm: LLM, prompts: Any, text: str) ->
         llm.generate(prompts, FEW, use_tqdm=False)
     assert text in str(caught.value)
     assert llm.stats()["num_running"] == llm.stats()["num_waiting"] == 0
+
+
+def test_a_right_prompt_is_never_turned_into_text(llm: LLM) -> None:
+    """Only errors show what was given: that takes many times as long as reading it."""
+
+    class Token(int):
+        def __repr__(self) -> str:
+            raise AssertionError("shown")
+
+    class Tokens(list[int]):
+        def __repr__(self) -> str:
+            raise AssertionError("shown")
+
+    params = SamplingParams(max_tokens=1, stop_token_ids=Tokens([Token(5)]))
+    assert len(llm.generate([Tokens([Token(1), Token(2)])], params, use_tqdm=False)[0].outputs[0].token_ids) == 1
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0}, [{"temperature": 0}], 5, [FEW, FEW]])
