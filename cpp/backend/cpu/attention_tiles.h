@@ -55,47 +55,11 @@ void multiply_tiles(const TileGrid& grid, int m, int n) {
   if constexpr (kN == 2) Tiles::template store<kC + 1>(c + grid.c_column, grid.c_stride);
 }
 
-/// Tiles n and n + 1 of all rows, for a depth of two and registers of 16 rows: those of B stay in them, so that four
-/// products load two tiles instead of six.
-template <class S, bool kAdds>
-void multiply_columns(const TileGrid& grid, int m_end, int n) {
-  using Tiles = typename S::Tiles;
-  const char* b = grid.b + n * grid.b_column;
-  Tiles::template load<4>(b, grid.b_stride);
-  Tiles::template load<5>(b + grid.b_column, grid.b_stride);
-  Tiles::template load<6>(b + grid.b_step, grid.b_stride);
-  Tiles::template load<7>(b + grid.b_step + grid.b_column, grid.b_stride);
-  for (int m = 0; m < m_end; ++m) {
-    const char* a = grid.a + m * grid.a_row;
-    char* c = grid.c + m * grid.c_row + n * grid.c_column;
-    Tiles::template load<2>(a, grid.a_stride);
-    Tiles::template load<3>(a + grid.a_step, grid.a_stride);
-    if constexpr (kAdds) {
-      Tiles::template load<0>(c, grid.c_stride);
-      Tiles::template load<1>(c + grid.c_column, grid.c_stride);
-    } else {
-      Tiles::template zero<0>();
-      Tiles::template zero<1>();
-    }
-    Tiles::template add_product<0, 2, 4>();
-    Tiles::template add_product<1, 2, 5>();
-    Tiles::template add_product<0, 3, 6>();
-    Tiles::template add_product<1, 3, 7>();
-    Tiles::template store<0>(c, grid.c_stride);
-    Tiles::template store<1>(c + grid.c_column, grid.c_stride);
-  }
-}
-
-/// Tiles [n_begin, n_end) of a task's `rows` rows. Neighbours that load both of their factors use registers in turns, as one
-/// waits for its store.
+/// Tiles [n_begin, n_end) of a task's `rows` rows. Neighbours use registers in turns, as one waits for its store.
 template <class S, bool kAdds>
 void multiply_grid(const TileGrid& grid, int rows, int n_begin, int n_end) {
   const int m_end = (rows + kTileRows - 1) / kTileRows;
   for (int n = n_begin; n < n_end; n += 2) {
-    if (rows >= kTileRows && grid.depth == 2 && n + 1 < n_end) {
-      multiply_columns<S, kAdds>(grid, m_end, n);
-      continue;
-    }
     for (int m = 0; m < m_end; ++m) {
       if (n + 1 == n_end) {
         m % 2 == 0 ? multiply_tiles<S, kAdds, 0, 1>(grid, m, n) : multiply_tiles<S, kAdds, 2, 1>(grid, m, n);
