@@ -22,8 +22,8 @@ namespace py = pybind11;
 /// repr() of a value, cut to 80 characters.
 std::string shown(py::handle value);
 
-/// Throws InvalidArgument "<name> <demand>, got <value>" unless `ok`. The value is shown only then: that takes a microsecond,
-/// and a prompt has thousands.
+/// Throws InvalidArgument "<name> <demand>, got <value>" unless `ok`. The value is shown only then: that takes
+/// microseconds, and a prompt has thousands of values.
 inline void require_value(bool ok, const char* name, const char* demand, py::handle value) {
   if (!ok) throw InvalidArgument(str(name, " ", demand, ", got ", shown(value)));
 }

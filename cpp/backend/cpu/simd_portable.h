@@ -130,7 +130,7 @@ struct Portable {
   }
   template <class T, class From>
   static Quad<T> as(From bits) {
-    return std::bit_cast<Quad<T>>(bits);
+    return __builtin_bit_cast(Quad<T>, bits);
   }
 };
 
