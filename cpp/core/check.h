@@ -38,7 +38,8 @@ std::string str(const Args&... args) {
   return std::move(out).str();
 }
 
-/// Throws InvalidArgument with the concatenated text unless `ok`.
+/// Throws InvalidArgument with the concatenated text unless `ok`. The text's arguments are evaluated in any case: what is
+/// costly to make is given as something whose operator<< makes it (describe() in backend/ops.cc), or behind an `if`.
 template <class... Args>
 void require(bool ok, const Args&... text) {
   if (!ok) throw InvalidArgument(str(text...));
